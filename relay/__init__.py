@@ -1,0 +1,1 @@
+"""The Quicpipe relay: forwards QUIC packets between registered peers and cannot read them."""

@@ -1,0 +1,266 @@
+"""Who is registered, where they are, and until when. docs/protocol.md §3.
+
+One registration per key: the key is the credential, and whoever shows it again, from an address
+that has been validated, takes the registration over. The registry holds no key, only a digest.
+
+A registration is *held* while the HTTP/3 connection that made it lives; then its lease runs, and
+every packet from its address starts the lease anew.
+"""
+
+import heapq
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import TypeVar
+
+from relay.wire.connection_id import Towards, derive
+from relay.wire.registration import RegisterAnswer, RegisterRequest
+
+from .address import Address, Path
+from .table import Change, ConnectionIdsAdded, OwnerMoved, OwnerRemoved
+
+_K = TypeVar("_K")
+
+HolderId = int
+"""Names one HTTP/3 connection among those that live."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryLimits:
+    """How much one relay takes on."""
+
+    lease_s: float = 180.0
+    """Seconds; the original's dialer is silent for up to 60 s while it waits, and never renews."""
+    max_registrations: int = 100_000
+    max_connection_ids: int = 1_000_000
+    """In all registrations together."""
+    max_connection_ids_per_registration: int = 4096
+    retry_after_s: float = 30.0
+    """What a refused client is told to wait, in seconds: leases end all the time."""
+
+
+class RegistrationRefused(Exception):
+    """The relay does not take the registration."""
+
+
+class ConnectionIdTaken(RegistrationRefused):
+    """A connection ID of this key is held by another key."""
+
+
+class RegistryFull(RegistrationRefused):
+    """A limit is reached; `retry_after_s` says when to try again, in seconds."""
+
+    def __init__(self, what: str, retry_after_s: float) -> None:
+        super().__init__(what)
+        self.retry_after_s = retry_after_s
+
+
+@dataclass(slots=True)
+class _Registration:
+    owner: int
+    id: str
+    key_digest: bytes
+    path: Path
+    lease_end: float
+    holder: HolderId | None = None
+    """The HTTP/3 connection that keeps it alive; None when that has ended."""
+    queued: bool = False
+    """Whether it stands in the heap of leases: once, however often it is extended."""
+    connection_ids: set[bytes] = field(default_factory=set)
+
+
+class Registry:
+    """All registrations. Every change is also queued for the forwarders: see `take_changes`."""
+
+    def __init__(self, limits: RegistryLimits, new_id: Callable[[], str]) -> None:
+        """`new_id` gives 128 random bits as 32 hexadecimal digits."""
+        self._limits = limits
+        self._new_id = new_id
+        self._by_key: dict[bytes, _Registration] = {}  # a key shown again is the same owner
+        self._by_id: dict[str, _Registration] = {}  # DELETE names it so
+        self._by_owner: dict[int, _Registration] = {}  # what the forwarders call it
+        self._by_cid: dict[bytes, int] = {}  # whether another key holds it
+        self._by_holder: dict[HolderId, set[int]] = {}  # a connection moves or ends
+        self._by_source: dict[Address, set[int]] = {}  # packets from it extend these
+        self._leases: list[tuple[float, str]] = []  # heap of ids; times may be out of date
+        self._free_owners: list[int] = []
+        self._changes: list[Change] = []
+
+    def __len__(self) -> int:
+        return len(self._by_owner)
+
+    @property
+    def connection_ids(self) -> int:
+        """How many connection IDs are registered in all."""
+        return len(self._by_cid)
+
+    def register(
+        self, request: RegisterRequest, path: Path, holder: HolderId, now: float
+    ) -> RegisterAnswer:
+        """Make, extend or take over the registration of `request.key`. `path` is validated.
+
+        :raises ConnectionIdTaken: nothing changed.
+        :raises RegistryFull: nothing changed.
+        """
+        digest = _key_digest(request)
+        existing = self._by_key.get(digest)
+        wanted = {
+            derive(request.key, counter, request.derivation, Towards.PEER)
+            for counter in range(request.first, request.first + request.num)
+        }
+        owner = existing.owner if existing else None
+        if any(self._by_cid.get(cid, owner) != owner for cid in wanted):
+            raise ConnectionIdTaken("another key holds a connection ID of this one")
+        new = wanted - existing.connection_ids if existing else wanted
+        self._check_room(existing, len(new))
+        registration = existing or self._create(digest, path)
+        self._hold(registration, holder)
+        self._move(registration, path)
+        self._extend(registration, now)
+        if new:
+            registration.connection_ids |= new
+            self._by_cid.update(dict.fromkeys(new, registration.owner))
+            self._changes.append(ConnectionIdsAdded(registration.owner, tuple(new)))
+        return RegisterAnswer(
+            id=registration.id,
+            address=str(path.remote),
+            connection_ids=len(registration.connection_ids),
+            lease=self._limits.lease_s,
+        )
+
+    def move(self, holder: HolderId, path: Path, now: float) -> None:
+        """The HTTP/3 connection has validated a new path: its registrations follow it."""
+        for owner in self._by_holder.get(holder, ()):
+            registration = self._by_owner[owner]
+            self._move(registration, path)
+            self._extend(registration, now)
+
+    def release(self, holder: HolderId, now: float) -> None:
+        """The HTTP/3 connection has ended: the leases of what it held begin to run."""
+        for owner in self._by_holder.pop(holder, ()):
+            registration = self._by_owner[owner]
+            registration.holder = None
+            self._extend(registration, now)
+
+    def seen(self, sources: Iterable[Address], now: float) -> None:
+        """Packets came from these addresses: the leases of their registrations start anew."""
+        for source in sources:
+            for owner in self._by_source.get(source, ()):
+                self._extend(self._by_owner[owner], now)
+
+    def delete(self, registration_id: str) -> bool:
+        """End a registration at once. Returns whether there was one of that name."""
+        registration = self._by_id.get(registration_id)
+        if registration is None:
+            return False
+        self._remove(registration)
+        return True
+
+    def expire(self, now: float) -> int:
+        """Remove what nobody holds and whose lease has ended; returns how many that were."""
+        removed = 0
+        while self._leases and self._leases[0][0] <= now:
+            registration = self._by_id.get(heapq.heappop(self._leases)[1])
+            if registration is None:
+                continue
+            registration.queued = False
+            if registration.holder is not None:
+                continue  # queued again when it is released
+            if registration.lease_end > now:
+                self._queue(registration)
+                continue
+            self._remove(registration)
+            removed += 1
+        return removed
+
+    def next_expiry(self) -> float | None:
+        """When `expire` may next have something to do; None for never."""
+        return self._leases[0][0] if self._leases else None
+
+    def take_changes(self) -> list[Change]:
+        """What changed since the last call, in order: the forwarders must follow it all."""
+        changes, self._changes = self._changes, []
+        return changes
+
+    def snapshot(self) -> Iterator[Change]:
+        """Changes that bring an empty forwarder to the present state."""
+        for registration in self._by_owner.values():
+            yield OwnerMoved(registration.owner, registration.path)
+            yield ConnectionIdsAdded(registration.owner, tuple(registration.connection_ids))
+
+    def _check_room(self, existing: _Registration | None, more: int) -> None:
+        limits = self._limits
+        held = len(existing.connection_ids) if existing else 0
+        if existing is None and len(self._by_owner) >= limits.max_registrations:
+            raise RegistryFull("the relay has no room for more registrations", limits.retry_after_s)
+        if held + more > limits.max_connection_ids_per_registration:
+            raise RegistryFull(
+                f"one registration has at most {limits.max_connection_ids_per_registration} "
+                f"connection IDs; this one has {held}",
+                limits.retry_after_s,
+            )
+        if len(self._by_cid) + more > limits.max_connection_ids:
+            raise RegistryFull(
+                "the relay has no room for more connection IDs", limits.retry_after_s
+            )
+
+    def _create(self, key_digest: bytes, path: Path) -> _Registration:
+        # With no number free, the numbers 0 to len - 1 are all in use.
+        owner = self._free_owners.pop() if self._free_owners else len(self._by_owner)
+        registration = _Registration(owner, self._new_id(), key_digest, path, lease_end=0.0)
+        self._by_key[key_digest] = registration
+        self._by_id[registration.id] = registration
+        self._by_owner[owner] = registration
+        self._by_source.setdefault(path.remote, set()).add(owner)
+        self._changes.append(OwnerMoved(owner, path))
+        return registration
+
+    def _hold(self, registration: _Registration, holder: HolderId) -> None:
+        if registration.holder == holder:
+            return
+        if registration.holder is not None:
+            _discard(self._by_holder, registration.holder, registration.owner)
+        registration.holder = holder
+        self._by_holder.setdefault(holder, set()).add(registration.owner)
+
+    def _move(self, registration: _Registration, path: Path) -> None:
+        if registration.path == path:
+            return
+        _discard(self._by_source, registration.path.remote, registration.owner)
+        self._by_source.setdefault(path.remote, set()).add(registration.owner)
+        registration.path = path
+        self._changes.append(OwnerMoved(registration.owner, path))
+
+    def _extend(self, registration: _Registration, now: float) -> None:
+        registration.lease_end = now + self._limits.lease_s
+        if registration.holder is None and not registration.queued:
+            self._queue(registration)
+
+    def _queue(self, registration: _Registration) -> None:
+        registration.queued = True
+        heapq.heappush(self._leases, (registration.lease_end, registration.id))
+
+    def _remove(self, registration: _Registration) -> None:
+        owner = registration.owner
+        del self._by_key[registration.key_digest]
+        del self._by_id[registration.id]
+        del self._by_owner[owner]
+        for cid in registration.connection_ids:
+            del self._by_cid[cid]
+        if registration.holder is not None:
+            _discard(self._by_holder, registration.holder, owner)
+        _discard(self._by_source, registration.path.remote, owner)
+        self._free_owners.append(owner)
+        self._changes.append(OwnerRemoved(owner, tuple(registration.connection_ids)))
+
+
+def _key_digest(request: RegisterRequest) -> bytes:
+    # The derivation is part of the identity: the same key under another gives other IDs.
+    return blake2b(request.key, digest_size=16, person=request.derivation.value.encode()).digest()
+
+
+def _discard(index: dict[_K, set[int]], key: _K, owner: int) -> None:
+    owners = index[key]
+    owners.discard(owner)
+    if not owners:
+        del index[key]

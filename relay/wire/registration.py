@@ -1,0 +1,140 @@
+"""The messages of the registration protocol (docs/protocol.md §3): bytes to values and back."""
+
+import base64
+import binascii
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from .connection_id import MAX_COUNTER, Derivation, InvalidKey, check_key
+
+MAX_BODY = 4096
+"""Bytes of the largest request body that is read. The largest useful one has about 150."""
+
+MAX_CONNECTION_IDS_PER_REQUEST = 1024
+"""How many connection IDs one request may register; a peer needs about ten at a time."""
+
+REGISTER_PATH = "/v1/register"
+REGISTRATIONS_PATH = "/v1/registrations"
+HEALTH_PATH = "/health"
+
+
+class MalformedRequest(ValueError):
+    """The request's body is not what the protocol says; the text tells what was expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterRequest:
+    """Register connection IDs number `first` to `first + num - 1` of `key`."""
+
+    key: bytes
+    num: int
+    derivation: Derivation = Derivation.BLAKE2B
+    first: int = 1
+
+    def encode(self) -> bytes:
+        """The JSON body, every field named."""
+        fields = {
+            "key": base64.b64encode(self.key).decode(),
+            "num": self.num,
+            "derivation": self.derivation.value,
+            "first": self.first,
+        }
+        return json.dumps(fields).encode()
+
+    @classmethod
+    def decode(cls, body: bytes) -> "RegisterRequest":
+        """Read a request; fields that we do not know are ignored, as later versions may add some.
+
+        :raises MalformedRequest: for anything else than a well-formed request.
+        """
+        fields = _json_object(body)
+        derivation = _derivation(fields)
+        key = _key(fields, derivation)
+        num = _integer(fields, "num", MAX_CONNECTION_IDS_PER_REQUEST)
+        first = _integer(fields, "first", MAX_COUNTER) if "first" in fields else 1
+        if first + num - 1 > MAX_COUNTER:
+            raise MalformedRequest(f"'first' + 'num' goes past the last counter, {MAX_COUNTER}")
+        return cls(key, num, derivation, first)
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterAnswer:
+    """What the relay answers: what it holds now for that key."""
+
+    id: str
+    """128 random bits, 32 hexadecimal digits: names the registration and permits to end it."""
+    address: str
+    """The peer's address as the relay sees it, `192.0.2.1:50000` or `[2001:db8::1]:50000`."""
+    connection_ids: int
+    """How many connection IDs the registration has in all."""
+    lease: float
+    """Seconds for which it outlives its HTTP/3 connection and the peer's last packet."""
+
+    def encode(self) -> bytes:
+        """The JSON body."""
+        fields = {
+            "id": self.id,
+            "address": self.address,
+            "connection_ids": self.connection_ids,
+            "lease": self.lease,
+        }
+        return json.dumps(fields).encode()
+
+    @classmethod
+    def decode(cls, body: bytes) -> "RegisterAnswer":
+        """Read an answer.
+
+        :raises MalformedRequest: if it is not one.
+        """
+        fields = _json_object(body)
+        match fields:
+            case {
+                "id": str(id_),
+                "address": str(address),
+                "connection_ids": int(count),
+                "lease": int(lease) | float(lease),
+            }:
+                return cls(id_, address, count, float(lease))
+        raise MalformedRequest("the answer lacks one of 'id', 'address', 'connection_ids', 'lease'")
+
+
+def _json_object(body: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise MalformedRequest(f"the body is not JSON: {str(error)[:100]}") from None
+    if not isinstance(value, dict):
+        raise MalformedRequest("the body is not a JSON object")
+    return value
+
+
+def _derivation(fields: dict[str, Any]) -> Derivation:
+    name = fields.get("derivation", Derivation.BLAKE2B.value)
+    try:
+        return Derivation(name)
+    except ValueError:
+        known = ", ".join(f"'{each.value}'" for each in Derivation)
+        raise MalformedRequest(f"'derivation' is none of {known}") from None
+
+
+def _key(fields: dict[str, Any], derivation: Derivation) -> bytes:
+    text = fields.get("key")
+    if not isinstance(text, str):
+        raise MalformedRequest("'key' is missing or not a string; expected base64")
+    try:
+        key = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise MalformedRequest("'key' is not base64") from None
+    try:
+        check_key(key, derivation)
+    except InvalidKey as error:
+        raise MalformedRequest(f"'key': {error}") from None
+    return key
+
+
+def _integer(fields: dict[str, Any], name: str, maximum: int) -> int:
+    value = fields.get(name)
+    if type(value) is not int or not 1 <= value <= maximum:
+        raise MalformedRequest(f"'{name}' is not a whole number from 1 to {maximum}")
+    return value

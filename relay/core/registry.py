@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import TypeVar
 
+from relay.wire.address import Address
 from relay.wire.connection_id import Towards, derive
 from relay.wire.registration import RegisterAnswer, RegisterRequest
 
-from .address import Address, Path
+from .path import Path
 from .table import Change, ConnectionIdsAdded, OwnerMoved, OwnerRemoved
 
 _K = TypeVar("_K")

@@ -6,11 +6,12 @@ docs/protocol.md §4. This is the meaning of forwarding, written to be read. The
 
 from dataclasses import dataclass, field
 
+from relay.wire.address import Address
 from relay.wire.connection_id import is_towards_http3
 from relay.wire.invariants import LongHeader, Malformed, parse_invariants
 
-from .address import Address, Path
 from .outcome import Outcome
+from .path import Path
 
 
 @dataclass(frozen=True, slots=True)

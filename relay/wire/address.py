@@ -31,13 +31,3 @@ class Address(NamedTuple):
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-class Path(NamedTuple):
-    """Where a peer is reached: its address, and the relay's own that it registered at."""
-
-    remote: Address
-    listener: int
-    """Index of the relay's listener in its configuration."""
-    local: str
-    """The relay's IP address that the peer sends to (one of several on a wildcard listener)."""

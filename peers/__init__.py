@@ -1,0 +1,1 @@
+"""The two ends of a pipe: dialer and accepter, for asyncio."""

@@ -1,0 +1,36 @@
+"""Hooks for the whole test run."""
+
+import os
+
+import pytest
+
+LONG_RUN = "long run"
+"""How the reason of a skip begins that is always allowed: `make test-long` runs those."""
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which skips a machine of this kind must not have: see .ci/run."""
+    unexpected = _unexpected_skips(terminalreporter)
+    if unexpected:
+        terminalreporter.section("skipped, but this machine can run them", red=True)
+        for line in unexpected:
+            terminalreporter.write_line(line)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Turn an unexpected skip into a failure where QUICPIPE_NO_SKIPS is set."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if exitstatus == pytest.ExitCode.OK and reporter and _unexpected_skips(reporter):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _unexpected_skips(reporter: pytest.TerminalReporter) -> list[str]:
+    if not os.environ.get("QUICPIPE_NO_SKIPS"):
+        return []
+    lines = []
+    for report in reporter.stats.get("skipped", []):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        if not reason.removeprefix("Skipped: ").startswith(LONG_RUN):
+            lines.append(f"{report.nodeid}: {reason}")
+    return lines

@@ -1,0 +1,385 @@
+"""A network in memory: hosts, links that lose and delay, NATs, and hosts that move.
+
+A datagram's way: the sender's access link (up), its NAT if it has one, the core, which knows every
+public address, the receiver's NAT, its access link (down), its socket. Every link has conditions of
+its own each way. What happens is decided when the datagram gets there, not when it leaves: a NAT
+that forgets, or a host that moves in between, loses it as in life. All chance comes from one seed,
+all time from the running loop, so that a test under a virtual clock repeats itself.
+"""
+
+import asyncio
+import ipaddress
+import math
+import random
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from peers.errors import RelayUnreachable
+from peers.network import Receive, interleave, literal_address
+from relay.wire.address import Address
+
+IP_AND_UDP_HEADERS = {socket.AF_INET: 28, socket.AF_INET6: 48}
+"""Bytes that an MTU counts besides the UDP payload."""
+
+FIRST_EPHEMERAL_PORT = 49_152
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What one direction of one link does to datagrams. Probabilities are from 0 to 1."""
+
+    latency_s: float = 0.01
+    jitter_s: float = 0.0
+    """Up to so much later, evenly spread: what is sent close together also changes its order."""
+    loss: float = 0.0
+    duplicate: float = 0.0
+    """Arrives twice, the second time with a delay of its own."""
+    late: float = 0.0
+    """Arrives `late_s` later: reordering, also among datagrams that are far apart."""
+    late_s: float = 0.05
+    mtu: int = 1500
+    """Bytes of the IP packet. A larger one is dropped: nothing is ever fragmented here."""
+    rate: float = math.inf
+    """Bytes per second, headers included."""
+    queue_s: float = 0.2
+    """How long a datagram may stand before a link that is busy; else it is dropped."""
+
+
+PERFECT = Conditions(latency_s=0.0)
+"""No loss and no delay."""
+
+
+Filter = Callable[[bytes, Address, Address], bool]
+"""Given a datagram, its source and its destination: whether it passes."""
+
+
+class Link:
+    """One direction of one access link."""
+
+    def __init__(self, network: "VirtualNetwork", name: str) -> None:
+        self.conditions = Conditions()
+        self.passes: Filter | None = None
+        """Drops what it answers False for: a test's own idea of bad luck."""
+        self._network = network
+        self._name = name
+        self._busy_until = 0.0
+
+    def carry(self, packet: "Packet", arrive: "Callable[[Packet], None]") -> None:
+        """Lose the packet, or call `arrive` with it later: once, or twice."""
+        network, conditions = self._network, self.conditions
+        if self.passes and not self.passes(packet.datagram, packet.source, packet.destination):
+            network.drop(f"{self._name}: filtered")
+        elif packet.size > conditions.mtu:
+            network.drop(f"{self._name}: larger than the MTU")
+        elif network.random.random() < conditions.loss:
+            network.drop(f"{self._name}: lost")
+        else:
+            copies = 2 if network.random.random() < conditions.duplicate else 1
+            for _ in range(copies):
+                self._carry_one(packet, arrive)
+
+    def _carry_one(self, packet: "Packet", arrive: "Callable[[Packet], None]") -> None:
+        loop = asyncio.get_running_loop()
+        conditions, chance = self.conditions, self._network.random
+        start = max(loop.time(), self._busy_until)
+        if start - loop.time() > conditions.queue_s:
+            self._network.drop(f"{self._name}: queue full")
+            return
+        self._busy_until = start + packet.size / conditions.rate
+        delay = conditions.latency_s + conditions.jitter_s * chance.random()
+        if chance.random() < conditions.late:
+            delay += conditions.late_s
+        loop.call_at(self._busy_until + delay, arrive, packet)
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """A datagram with its addresses, as the link that it is on sees them."""
+
+    datagram: bytes
+    source: Address
+    destination: Address
+
+    @property
+    def size(self) -> int:
+        """Bytes of the IP packet."""
+        return len(self.datagram) + IP_AND_UDP_HEADERS[self.destination.family]
+
+
+class VirtualNetwork:
+    """The core: all public addresses, all names, and what became of what did not arrive."""
+
+    def __init__(self, seed: int = 1) -> None:
+        self.random = random.Random(seed)
+        self.names: dict[str, list[str]] = {}
+        """Name to addresses, in the order in which a resolver would answer."""
+        self.dropped: Counter[str] = Counter()
+        self.watchers: list[Callable[[Packet], None]] = []
+        """Called with each packet that gets to the core: after the sender's NAT."""
+        self._nodes: dict[str, Host | Nat] = {}
+
+    def host(self, name: str, *addresses: str) -> "Host":
+        """Make a host with these public addresses of either family; the first is preferred."""
+        host = Host(self, name)
+        host.move(*addresses)
+        return host
+
+    def nat(self, public: str, *, idle_timeout_s: float = math.inf) -> "Nat":
+        """Make a NAT with this public address, whose mappings die after so much silence."""
+        nat = Nat(self, public, idle_timeout_s)
+        self.attach(public, nat)
+        return nat
+
+    def attach(self, address: str, node: "Host | Nat") -> None:
+        """Route an address to a host or NAT."""
+        if self._nodes.get(address, node) is not node:
+            raise ValueError(f"{address} is in use")
+        self._nodes[address] = node
+
+    def detach(self, address: str, node: "Host | Nat") -> None:
+        """Stop routing it there."""
+        if self._nodes.get(address) is node:
+            del self._nodes[address]
+
+    def route(self, packet: Packet) -> None:
+        """Take a packet into the core, and hand it to whoever has its destination address."""
+        for watch in self.watchers:
+            watch(packet)
+        node = self._nodes.get(packet.destination.host)
+        if node is None:
+            self.drop("core: no such address")
+        else:
+            node.arrive(packet)
+
+    def drop(self, reason: str) -> None:
+        """Count a datagram that ends here."""
+        self.dropped[reason] += 1
+
+
+class Nat:
+    """Endpoint-independent mapping, endpoint-dependent filtering: what most homes have."""
+
+    def __init__(self, network: VirtualNetwork, public: str, idle_timeout_s: float) -> None:
+        self._network = network
+        self._public = public
+        self._idle_timeout_s = idle_timeout_s
+        self._next_port = 20_000
+        self._inside: dict[str, Host] = {}
+        self._by_private: dict[Address, _Mapping] = {}  # per packet that goes out
+        self._by_port: dict[int, _Mapping] = {}  # per packet that comes in
+
+    def connect(self, host: "Host", private: str) -> None:
+        """Put a host behind this NAT, where it has a private address."""
+        self._inside[private] = host
+
+    def disconnect(self, private: str) -> None:
+        """It has gone."""
+        self._inside.pop(private, None)
+
+    def rebind(self) -> None:
+        """Forget all mappings: whoever sends next gets another public port."""
+        self._by_private.clear()
+        self._by_port.clear()
+
+    def send_out(self, packet: Packet) -> None:
+        """Translate a packet from inside, and pass it to the core."""
+        mapping = self._by_private.get(packet.source)
+        if mapping is None or self._is_dead(mapping):
+            mapping = self._map(packet.source)
+        mapping.last_sent = asyncio.get_running_loop().time()
+        mapping.contacted.add(packet.destination)
+        source = Address(self._public, mapping.port)
+        self._network.route(Packet(packet.datagram, source, packet.destination))
+
+    def arrive(self, packet: Packet) -> None:
+        """Translate a packet from the core, if somebody inside has asked for it."""
+        mapping = self._by_port.get(packet.destination.port)
+        if mapping is None or self._is_dead(mapping):
+            self._network.drop("nat: no mapping")
+        elif packet.source not in mapping.contacted:
+            self._network.drop("nat: never contacted")
+        elif (host := self._inside.get(mapping.private.host)) is None:
+            self._network.drop("nat: the host has gone")
+        else:
+            host.arrive(Packet(packet.datagram, packet.source, mapping.private))
+
+    def _map(self, private: Address) -> "_Mapping":
+        mapping = _Mapping(private, self._next_port)
+        self._next_port += 1
+        self._by_private[private] = mapping
+        self._by_port[mapping.port] = mapping
+        return mapping
+
+    def _is_dead(self, mapping: "_Mapping") -> bool:
+        return asyncio.get_running_loop().time() - mapping.last_sent > self._idle_timeout_s
+
+
+@dataclass(slots=True)
+class _Mapping:
+    private: Address
+    port: int
+    last_sent: float = 0.0
+    contacted: set[Address] = field(default_factory=set)
+
+
+class Host:
+    """A machine with sockets, behind one access link. It is the `peers.network.Network` there."""
+
+    def __init__(self, network: VirtualNetwork, name: str) -> None:
+        self.network = network
+        self.name = name
+        self.up = Link(network, f"{name} up")
+        self.down = Link(network, f"{name} down")
+        self.addresses: tuple[str, ...] = ()
+        self._nat: Nat | None = None
+        self._next_port = FIRST_EPHEMERAL_PORT
+        self._sockets: dict[tuple[socket.AddressFamily, int], VirtualSocket] = {}
+
+    def set_conditions(self, conditions: Conditions) -> None:
+        """Both ways."""
+        self.up.conditions = self.down.conditions = conditions
+
+    def move(self, *addresses: str, behind: Nat | None = None) -> None:
+        """Leave the present network; have these addresses from now on, public or behind a NAT.
+
+        Sockets stay open, as wildcard sockets do: they send from the new address.
+        """
+        for address in self.addresses:
+            self.network.detach(address, self)
+            if self._nat:
+                self._nat.disconnect(address)
+        self.addresses = tuple(str(ipaddress.ip_address(each)) for each in addresses)
+        self._nat = behind
+        for address in self.addresses:
+            if behind:
+                behind.connect(self, address)
+            else:
+                self.network.attach(address, self)
+
+    def address(self, family: socket.AddressFamily) -> str | None:
+        """The address of that family from which this host sends."""
+        for each in self.addresses:
+            if Address(each, 0).family == family:
+                return each
+        return None
+
+    def open_socket(self, family: socket.AddressFamily, port: int = 0) -> "VirtualSocket":
+        """Open a socket on that port, or on a free one.
+
+        :raises OSError: this host has no address of that family, or the port is taken.
+        """
+        if self.address(family) is None:
+            raise OSError(f"{self.name} has no address of family {family.name}")
+        if port == 0:
+            port, self._next_port = self._next_port, self._next_port + 1
+        if (family, port) in self._sockets:
+            raise OSError(f"port {port} is taken on {self.name}")
+        opened = VirtualSocket(self, family, port)
+        self._sockets[family, port] = opened
+        return opened
+
+    async def resolve(self, host: str, port: int) -> list[Address]:
+        """Resolve by the network's `names`.
+
+        :raises RelayUnreachable: no such name.
+        """
+        literal = literal_address(host, port)
+        if literal is not None:
+            return [literal]
+        found = [Address(each, port) for each in self.network.names.get(host, [])]
+        if not found:
+            raise RelayUnreachable(f"the name '{host}' does not resolve")
+        return interleave(found)
+
+    def send(self, datagram: bytes, source: Address, destination: Address) -> None:
+        """Put a datagram on the link."""
+        self.up.carry(Packet(datagram, source, destination), self._leave)
+
+    def arrive(self, packet: Packet) -> None:
+        """Take a packet from the core, or from the NAT, onto the link to this host."""
+        self.down.carry(packet, self._receive)
+
+    def forget_socket(self, closed: "VirtualSocket") -> None:
+        """Its port is free again."""
+        self._sockets.pop((closed.family, closed.port), None)
+
+    def _leave(self, packet: Packet) -> None:
+        if self._nat:
+            self._nat.send_out(packet)
+        else:
+            self.network.route(packet)
+
+    def _receive(self, packet: Packet) -> None:
+        if packet.destination.host not in self.addresses:
+            self.network.drop(f"{self.name}: has moved")
+            return
+        receiver = self._sockets.get((packet.destination.family, packet.destination.port))
+        if receiver is None:
+            self.network.drop(f"{self.name}: port closed")
+        else:
+            receiver.arrive(packet)
+
+
+class VirtualSocket:
+    """Implements `peers.network.DatagramSocket`; one of a wildcard address and one port."""
+
+    def __init__(self, host: Host, family: socket.AddressFamily, port: int) -> None:
+        self.family = family
+        self.port = port
+        self._host = host
+        self._deliver: Callable[[list[Packet]], None] | None = None
+        self._inbox: list[Packet] = []
+        self._closed = False
+
+    @property
+    def local(self) -> Address:
+        """The wildcard address, and the port."""
+        return Address("::" if self.family == socket.AF_INET6 else "0.0.0.0", self.port)
+
+    def start(self, receive: Receive) -> None:
+        """Call `receive` with what arrives at one moment, as one batch."""
+
+        def deliver(packets: Iterable[Packet]) -> None:
+            receive([(each.datagram, each.source) for each in packets])
+
+        self.start_packets(deliver)
+
+    def start_packets(self, deliver: Callable[[list[Packet]], None]) -> None:
+        """As `start`, for who must know at which of the host's addresses a datagram arrived."""
+        self._deliver = deliver
+
+    def send(self, datagrams: Sequence[bytes], destination: Address) -> None:
+        """Send from the host's present address of this family; none: dropped."""
+        source = self._host.address(self.family)
+        if self._closed or source is None or destination.family != self.family:
+            for _ in datagrams:
+                self._host.network.drop(f"{self._host.name}: cannot send")
+            return
+        self.send_from(source, datagrams, destination)
+
+    def send_from(self, source: str, datagrams: Iterable[bytes], destination: Address) -> None:
+        """Send from one of the host's addresses."""
+        for each in datagrams:
+            self._host.send(bytes(each), Address(source, self.port), destination)
+
+    def arrive(self, packet: Packet) -> None:
+        """Queue a packet; the receiver gets it in the loop's next iteration."""
+        if self._deliver is None:
+            self._host.network.drop(f"{self._host.name}: nobody listens")
+            return
+        if not self._inbox:
+            asyncio.get_running_loop().call_soon(self._drain)
+        self._inbox.append(packet)
+
+    def close(self) -> None:
+        """Stop at once. A second call does nothing."""
+        self._closed = True
+        self._inbox.clear()
+        self._host.forget_socket(self)
+
+    def _drain(self) -> None:
+        batch, self._inbox = self._inbox, []
+        if batch and self._deliver and not self._closed:
+            self._deliver(batch)

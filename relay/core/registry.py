@@ -8,6 +8,7 @@ every packet from its address starts the lease anew.
 """
 
 import heapq
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -21,6 +22,9 @@ from .path import Path
 from .table import Change, ConnectionIdsAdded, OwnerMoved, OwnerRemoved
 
 _K = TypeVar("_K")
+
+_FEW = 64
+"""Deleted registrations in the heap of leases that are not worth a sweep."""
 
 HolderId = int
 """Names one HTTP/3 connection among those that live."""
@@ -36,6 +40,9 @@ class RegistryLimits:
     max_connection_ids: int = 1_000_000
     """In all registrations together."""
     max_connection_ids_per_registration: int = 4096
+    max_registrations_per_peer: int = 64
+    """One HTTP/3 connection holds, and one address has, at most so many: when it moves, or is heard
+    of, each of them is touched."""
     retry_after_s: float = 30.0
     """What a refused client is told to wait, in seconds: leases end all the time."""
 
@@ -114,6 +121,7 @@ class Registry:
             raise ConnectionIdTaken("another key holds a connection ID of this one")
         new = wanted - existing.connection_ids if existing else wanted
         self._check_room(existing, len(new))
+        self._check_peer(existing, path.remote, holder)
         registration = existing or self._create(digest, path)
         self._hold(registration, holder)
         self._move(registration, path)
@@ -157,10 +165,16 @@ class Registry:
         self._remove(registration)
         return True
 
-    def expire(self, now: float) -> int:
-        """Remove what nobody holds and whose lease has ended; returns how many that were."""
+    def expire(self, now: float, at_most: int = sys.maxsize) -> int:
+        """Remove what nobody holds and whose lease has ended; returns how many that were.
+
+        Looks at no more than `at_most` registrations, so that a great many leases that end
+        together do not keep the caller from everything else: see then `next_expiry`.
+        """
         removed = 0
-        while self._leases and self._leases[0][0] <= now:
+        for _ in range(at_most):
+            if not self._leases or self._leases[0][0] > now:
+                break
             registration = self._by_id.get(heapq.heappop(self._leases)[1])
             if registration is None:
                 continue
@@ -183,11 +197,24 @@ class Registry:
         changes, self._changes = self._changes, []
         return changes
 
+    def owners(self) -> list[int]:
+        """The numbers of all owners, for whoever fills a forwarder step by step."""
+        return list(self._by_owner)
+
+    def describe(self, owner: int) -> list[Change]:
+        """Changes that tell a forwarder all about one owner; none if it is gone."""
+        registration = self._by_owner.get(owner)
+        if registration is None:
+            return []
+        return [
+            OwnerMoved(owner, registration.path),
+            ConnectionIdsAdded(owner, tuple(registration.connection_ids)),
+        ]
+
     def snapshot(self) -> Iterator[Change]:
         """Changes that bring an empty forwarder to the present state."""
-        for registration in self._by_owner.values():
-            yield OwnerMoved(registration.owner, registration.path)
-            yield ConnectionIdsAdded(registration.owner, tuple(registration.connection_ids))
+        for owner in self._by_owner:
+            yield from self.describe(owner)
 
     def _check_room(self, existing: _Registration | None, more: int) -> None:
         limits = self._limits
@@ -204,6 +231,17 @@ class Registry:
             raise RegistryFull(
                 "the relay has no room for more connection IDs", limits.retry_after_s
             )
+
+    def _check_peer(
+        self, existing: _Registration | None, remote: Address, holder: HolderId
+    ) -> None:
+        limit = self._limits.max_registrations_per_peer
+        for held in (self._by_holder.get(holder, ()), self._by_source.get(remote, ())):
+            if len(held) >= limit and (existing is None or existing.owner not in held):
+                raise RegistryFull(
+                    f"one peer has at most {limit} registrations; end some, or let them expire",
+                    self._limits.retry_after_s,
+                )
 
     def _create(self, key_digest: bytes, path: Path) -> _Registration:
         # With no number free, the numbers 0 to len - 1 are all in use.
@@ -240,6 +278,10 @@ class Registry:
     def _queue(self, registration: _Registration) -> None:
         registration.queued = True
         heapq.heappush(self._leases, (registration.lease_end, registration.id))
+        # Those of deleted registrations stay in the heap until their time: bound them.
+        if len(self._leases) > 2 * len(self._by_owner) + _FEW:
+            self._leases = [lease for lease in self._leases if lease[1] in self._by_id]
+            heapq.heapify(self._leases)
 
     def _remove(self, registration: _Registration) -> None:
         owner = registration.owner

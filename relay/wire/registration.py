@@ -14,6 +14,9 @@ MAX_BODY = 4096
 MAX_CONNECTION_IDS_PER_REQUEST = 1024
 """How many connection IDs one request may register; a peer needs about ten at a time."""
 
+_MAX_LEASE = 2**32
+"""Seconds. A number of JSON may be too large for a float, or not finite."""
+
 REGISTER_PATH = "/v1/register"
 REGISTRATIONS_PATH = "/v1/registrations"
 HEALTH_PATH = "/health"
@@ -87,16 +90,17 @@ class RegisterAnswer:
 
         :raises MalformedRequest: if it is not one.
         """
-        fields = _json_object(body)
-        match fields:
+        match _json_object(body):
             case {
                 "id": str(id_),
                 "address": str(address),
                 "connection_ids": int(count),
                 "lease": int(lease) | float(lease),
-            }:
+            } if count >= 0 and 0 <= lease <= _MAX_LEASE:  # which no NaN is
                 return cls(id_, address, count, float(lease))
-        raise MalformedRequest("the answer lacks one of 'id', 'address', 'connection_ids', 'lease'")
+        raise MalformedRequest(
+            "one of 'id', 'address', 'connection_ids', 'lease' is missing or out of range"
+        )
 
 
 def _json_object(body: bytes) -> dict[str, Any]:

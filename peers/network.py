@@ -13,7 +13,7 @@ from typing import Protocol
 
 from relay.wire.address import Address, SockAddr
 
-from .errors import RelayUnreachable
+from .errors import RelayUnreachable, printable
 from .udp import UdpSocket, canonical
 
 MAX_ADDRESSES = 16
@@ -81,6 +81,7 @@ class SystemNetwork:
         if literal is not None:
             return [literal]
         loop = asyncio.get_running_loop()
+        name = printable(host, 100)
         try:
             async with asyncio.timeout(RESOLVE_TIMEOUT_S):
                 found = await loop.getaddrinfo(
@@ -88,15 +89,15 @@ class SystemNetwork:
                 )
         except TimeoutError:
             raise RelayUnreachable(
-                f"the relay's name '{host}' did not resolve within {RESOLVE_TIMEOUT_S:.0f} s; "
+                f"the relay's name '{name}' did not resolve within {RESOLVE_TIMEOUT_S:.0f} s; "
                 "is there a network?"
             ) from None
         except OSError as error:
             raise RelayUnreachable(
-                f"the relay's name '{host}' does not resolve: {error.strerror or error}"
+                f"the relay's name '{name}' does not resolve: {error.strerror or error}"
             ) from None
         except ValueError:  # not encodable as a host name, or with a zero byte in it
-            raise RelayUnreachable(f"{host!r} cannot be the name of a host") from None
+            raise RelayUnreachable(f"'{name}' cannot be the name of a host") from None
         # Typed more loosely than it is: what getaddrinfo gives for these two families.
         addresses = [
             canonical(sockaddr)  # type: ignore[arg-type]  # see above
@@ -104,7 +105,7 @@ class SystemNetwork:
             if family in (socket.AF_INET, socket.AF_INET6)
         ]
         if not addresses:
-            raise RelayUnreachable(f"the relay's name '{host}' has no IPv4 or IPv6 address")
+            raise RelayUnreachable(f"the relay's name '{name}' has no IPv4 or IPv6 address")
         return interleave(addresses)[:MAX_ADDRESSES]
 
 

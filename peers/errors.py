@@ -1,4 +1,4 @@
-"""Everything that this package raises on purpose. Each message is one line, fit to be shown as it is.
+"""Everything that this package raises on purpose. Each message is one line, fit to be shown.
 
 It says what was wrong, what was expected and, where there is something to do, what to do. The
 class says who can put it right, the attributes carry what a program decides on.
@@ -23,7 +23,11 @@ class CloseCode(IntEnum):
 
 
 class UsageError(PeersError):
-    """Something that the caller gave cannot be used as it is: an option, a file, a text."""
+    """What was asked for cannot be done as it was asked: an option is missing, or wrong."""
+
+
+class FileUnusable(PeersError):
+    """A file that cannot be read or written, is not what it should be, or is open to others."""
 
 
 class InviteInvalid(PeersError):
@@ -34,11 +38,11 @@ class InviteExpired(PeersError):
     """The invite's time is over: the dialer no longer waits, or nobody answered it in time."""
 
 
-class KeyInvalid(UsageError):
+class KeyInvalid(PeersError):
     """A pairing key that is mistyped, too weak, or lies where others can read it."""
 
 
-class IdentityInvalid(UsageError):
+class IdentityInvalid(PeersError):
     """An identity file, or a fingerprint, that cannot be used."""
 
 

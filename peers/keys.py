@@ -102,4 +102,4 @@ def _checksum(key: bytes) -> bytes:
 
 
 def _spare_bits_used(digits: str, data: bytes) -> bool:
-    return base64.b32encode(data).decode().rstrip("=").lower() != digits.rstrip("=")
+    return base64.b32encode(data).decode().rstrip("=").lower() != digits

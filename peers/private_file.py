@@ -22,7 +22,8 @@ def write_private(path: Path, content: bytes, *, overwrite: bool = False) -> Non
     # One name per attempt, so that two processes at once do not write into the same file.
     temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}")
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not path.parent.is_dir():
+            path.parent.mkdir(mode=0o700, parents=True)
         _write_new(temporary, content)
         try:
             if overwrite:
@@ -32,8 +33,6 @@ def write_private(path: Path, content: bytes, *, overwrite: bool = False) -> Non
         finally:
             with contextlib.suppress(FileNotFoundError):
                 temporary.unlink()
-    except FileExistsError:
-        raise FileUnusable(f"{path} exists already and is not overwritten") from None
     except (OSError, ValueError) as error:
         raise FileUnusable(f"cannot write {path}: {_why(error)}") from None
 
@@ -74,12 +73,16 @@ def _rename_to_new(temporary: Path, path: Path) -> None:
     try:
         path.hardlink_to(temporary)
     except FileExistsError:
-        raise
+        raise _exists(path) from None
     except OSError:
         # A file system without hard links: then the check and the rename are two steps.
         if path.exists():
-            raise FileExistsError(path) from None
+            raise _exists(path) from None
         temporary.replace(path)
+
+
+def _exists(path: Path) -> FileUnusable:
+    return FileUnusable(f"{path} exists already and is not overwritten")
 
 
 def _why(error: Exception) -> str:

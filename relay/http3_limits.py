@@ -1,0 +1,33 @@
+"""What the relay's HTTP/3 server takes on."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Http3Limits:
+    """Bounds of everything that a client can make grow. The defaults suit one relay."""
+
+    max_connections: int = 10_000
+    """Connections in all, half-open ones included; an idle one costs about 100 kB."""
+    max_connections_per_source: int = 1_000
+    """Of one IPv4 address or IPv6 /64, which may be a whole site behind its NAT."""
+    max_half_open: int = 256
+    """Unfinished handshakes; each costs about 100 kB for at most `handshake_timeout_s`."""
+    max_half_open_per_source: int = 64
+    """Of one source whose address is validated: one client alone cannot keep the others out."""
+    retry_above_half_open: int = 64
+    """From so many on, a client must first show that it receives at its address (Retry)."""
+    handshake_timeout_s: float = 10.0
+    """Seconds from the first Initial to the end of the handshake."""
+    idle_timeout_s: float = 45.0
+    """Seconds without a packet after which a connection is gone; peers ping every 15 s."""
+    max_streams: int = 16
+    """Request streams that a client may have open at once."""
+    max_requests: int = 8
+    """Requests of one connection that the application works on at once; beyond it: 429."""
+    request_timeout_s: float = 10.0
+    """Seconds for a request to arrive whole, and again for the application to answer."""
+    handshakes_per_turn: int = 4
+    """Handshakes begun in one turn of the event loop: each computes for milliseconds."""
+    stop_timeout_s: float = 0.8
+    """Seconds for telling all clients that the relay stops."""

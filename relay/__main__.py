@@ -1,0 +1,44 @@
+"""The command `quicpipe-relay`, also `python -m relay`."""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from relay import logs
+from relay.config import parse_config
+
+FAILED = 1
+INTERRUPTED = 130
+"""By Ctrl-C before the relay ran, as shells count it."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the relay; returns the exit code."""
+    _fill_standard_descriptors()
+    config = parse_config(sys.argv[1:] if arguments is None else arguments, os.environ)
+    logs.configure(config.log_format, config.log_level)
+    try:
+        from relay.service import StartFailed, run  # late: --help and mistakes need not wait for it
+
+        try:
+            return run(config)
+        except StartFailed as error:
+            logging.getLogger("relay").critical("%s", error)
+            return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _fill_standard_descriptors() -> None:
+    """Where stdin, stdout or stderr is closed, no socket must take its number."""
+    while (opened := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(opened, True)
+    os.close(opened)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed when Python started
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  (for the whole run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

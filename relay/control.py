@@ -1,0 +1,156 @@
+"""The relay's control: registrations, their leases, and the HTTP/3 server, over no socket at all.
+
+`Control` is given datagrams that may be HTTP/3 and a way to send the answers; it tells forwarders
+what changed. The processes and sockets are around it (relay/__main__.py), or a test is.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+from relay.app import create_app
+from relay.certificate import ServerCertificate
+from relay.core.limits import RateLimits
+from relay.core.path import Path
+from relay.core.registry import HolderId, Registry, RegistryLimits
+from relay.core.table import Change
+from relay.feed import StateSource
+from relay.http3 import Http3Counters, Http3Limits, Http3Server
+from relay.wire.address import Address
+from relay.wire.registration import RegisterAnswer, RegisterRequest
+
+logger = logging.getLogger(__name__)
+
+_EXPIRIES_PER_TURN = 1000
+"""Leases looked at in one turn of the event loop: a millisecond or two."""
+
+_RETRY_S = 1.0
+"""Seconds until the expiry is tried again, should it have failed."""
+
+
+class Forwarder(Protocol):
+    """Whoever forwards: the workers, the kernel, a table in a test."""
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        """Follow the changes, in order; return at once and never raise."""
+
+
+class Control:
+    """Registry, HTTP/3 server and expiry timer. It is the application's `RegistrationService`."""
+
+    def __init__(
+        self,
+        *,
+        certificate: ServerCertificate,
+        forwarders: Sequence[Forwarder],
+        send: Callable[[bytes, Path], None],
+        registry_limits: RegistryLimits | None = None,
+        http3_limits: Http3Limits | None = None,
+        rate_limits: RateLimits | None = None,
+    ) -> None:
+        """To be made and used in a running event loop; `start` before anything else.
+
+        :param send: takes datagrams of HTTP/3; may drop them, never raises.
+        """
+        self._registry = Registry(
+            registry_limits or RegistryLimits(), new_id=lambda: secrets.token_hex(16)
+        )
+        self._forwarders = forwarders
+        self._server = Http3Server(
+            create_app(self, rate_limits=rate_limits),
+            certificate=certificate,
+            send=send,
+            on_moved=self._moved,
+            on_closed=self._closed,
+            limits=http3_limits or Http3Limits(),
+        )
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def start(self) -> None:
+        """Begin to serve HTTP/3."""
+        await self._server.start()
+
+    async def stop(self) -> None:
+        """Tell the clients and end, well within a second. Registrations stay as they are."""
+        await self._server.stop()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def receive_http3(self, datagram: bytes, path: Path) -> None:
+        """Take a datagram that may be HTTP/3. Never raises."""
+        self._server.receive_datagram(datagram, path)
+
+    def seen(self, sources: Iterable[Address]) -> None:
+        """Datagrams came from these addresses since the last call."""
+        self._registry.seen(sources, self._loop.time())
+        self._follow()
+
+    def register(self, request: RegisterRequest, path: Path, holder: HolderId) -> RegisterAnswer:
+        """Register, and tell the forwarders before the client is answered.
+
+        :raises RegistrationRefused: nothing changed.
+        """
+        answer = self._registry.register(request, path, holder, self._loop.time())
+        self._follow()
+        return answer
+
+    def delete(self, registration_id: str) -> bool:
+        """End a registration; whether there was one of that name."""
+        was_there = self._registry.delete(registration_id)
+        self._follow()
+        return was_there
+
+    @property
+    def state(self) -> StateSource:
+        """The present state, for a forwarder that must be filled."""
+        return self._registry
+
+    @property
+    def registrations(self) -> int:
+        """How many there are now."""
+        return len(self._registry)
+
+    @property
+    def connection_ids(self) -> int:
+        """How many are registered now."""
+        return self._registry.connection_ids
+
+    @property
+    def http3_counters(self) -> Http3Counters:
+        """What the HTTP/3 server counted."""
+        return self._server.counters
+
+    def _moved(self, holder: HolderId, path: Path) -> None:
+        self._registry.move(holder, path, self._loop.time())
+        self._follow()
+
+    def _closed(self, holder: HolderId) -> None:
+        self._registry.release(holder, self._loop.time())
+        self._follow()
+
+    def _follow(self) -> None:
+        """After each call of the registry: pass its changes on, and see when it next expires."""
+        changes = self._registry.take_changes()
+        if changes:
+            for forwarder in self._forwarders:
+                forwarder.apply(changes)
+        due = self._registry.next_expiry()
+        if due is None or (self._timer is not None and self._timer.when() <= due):
+            return  # a timer that fires early finds nothing to do and sets the next
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(due, self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        try:
+            self._registry.expire(self._loop.time(), _EXPIRIES_PER_TURN)
+            self._follow()
+        except Exception:
+            # Registrations that never end would be worse than one line a second.
+            logger.exception("ending registrations failed")
+            self._timer = self._loop.call_later(_RETRY_S, self._expire)

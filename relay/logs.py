@@ -1,0 +1,82 @@
+"""Logging to stderr: text for people, JSON for machines. One record is one line in both.
+
+Values that belong to a record go into `extra={"fields": {...}}`: text shows them as `name=value`.
+"""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from enum import StrEnum
+
+
+class LogFormat(StrEnum):
+    """The value is what the command line takes."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+LEVELS = ("debug", "info", "warning", "error")
+
+ALWAYS = "relay.counters"
+"""The logger of what was asked for by a signal: it speaks at every level."""
+
+_NOISY = ("quic", "hypercorn", "asyncio")
+"""Libraries that log what clients do. A client must not be able to fill the disk: they may speak
+of errors only, unless the level is `debug`."""
+
+_CONTROL_CHARACTERS = {
+    code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)
+}
+
+
+def configure(log_format: LogFormat, level: str) -> None:
+    """Send all logging to stderr. `level` is one of `LEVELS`."""
+    handler = _Handler(sys.stderr)
+    handler.setFormatter(_TextFormatter() if log_format is LogFormat.TEXT else _JsonFormatter())
+    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+    logging.getLogger(ALWAYS).setLevel(logging.INFO)
+    if level != "debug":
+        for name in _NOISY:
+            logging.getLogger(name).setLevel(logging.ERROR)
+
+
+class _Handler(logging.StreamHandler):  # type: ignore[type-arg]  # is no generic at run time
+    """Gives up quietly when stderr is closed: there is nobody left to tell."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Do nothing."""
+
+
+class _TextFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        fields = "".join(f" {name}={value}" for name, value in _fields(record).items())
+        text = f"{record.getMessage()}{fields}".translate(_CONTROL_CHARACTERS)
+        line = f"{_time(record)} {record.levelname.lower()} {record.name}: {text}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        entry: dict[str, object] = {
+            "time": _time(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_fields(record),
+        }
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return json.dumps(entry, default=str)
+
+
+def _fields(record: logging.LogRecord) -> Mapping[str, object]:
+    fields: Mapping[str, object] = getattr(record, "fields", {})
+    return fields
+
+
+def _time(record: logging.LogRecord) -> str:
+    seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+    return f"{seconds}.{int(record.msecs):03d}Z"

@@ -1,0 +1,175 @@
+"""The whole relay in one process and its workers: sockets, control, supervisor, signals."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from relay.certificate import CertificateError, ServerCertificate
+from relay.config import Config
+from relay.control import Control
+from relay.core.outcome import Outcome
+from relay.core.path import Path
+from relay.core.registry import RegistryLimits
+from relay.logs import ALWAYS
+from relay.sockets import Listener, ListenError, open_listeners
+from relay.supervisor import WorkerPool, WorkersFailed
+
+logger = logging.getLogger(__name__)
+counters_logger = logging.getLogger(ALWAYS)
+
+_REPORTS_PER_LEASE = 10
+_MAX_REPORT_INTERVAL_S = 1.0
+"""Workers tell whom they heard of so often that no lease ends for want of it."""
+
+_COUNT_PATIENCE_S = 0.5
+
+
+class StartFailed(Exception):
+    """The relay cannot run; the text is one line for the operator."""
+
+
+def run(config: Config) -> int:
+    """Run until a signal ends it; returns the exit code.
+
+    :raises StartFailed: it cannot run, or not any longer.
+    """
+    try:
+        listeners = open_listeners(config.listen, config.workers)
+    except ListenError as error:
+        raise StartFailed(str(error)) from None
+    try:
+        certificate = _certificate(config)
+        return asyncio.run(Relay(config, listeners, certificate).serve())
+    except (CertificateError, WorkersFailed) as error:
+        raise StartFailed(str(error)) from None
+    finally:
+        for listener in listeners:
+            listener.close()
+
+
+class Relay:
+    """One running relay."""
+
+    def __init__(
+        self, config: Config, listeners: Sequence[Listener], certificate: ServerCertificate
+    ) -> None:
+        """`listeners` stay the caller's, who closes them."""
+        self._config = config
+        self._listeners = listeners
+        self._certificate = certificate
+        self._answers_lost = 0
+
+    async def serve(self) -> int:
+        """Run until SIGTERM or SIGINT.
+
+        :raises WorkersFailed: there is nobody to forward.
+        """
+        loop = asyncio.get_running_loop()
+        end: asyncio.Future[None] = loop.create_future()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, _resolve, end)
+        self._control = Control(
+            certificate=self._certificate,
+            forwarders=[pool := WorkerPool(self._listeners, self._report_interval_s)],
+            send=self._send,
+            registry_limits=RegistryLimits(lease_s=self._config.lease_s),
+        )
+        self._pool = pool
+        reports: set[asyncio.Task[None]] = set()
+
+        def report() -> None:
+            if not reports:  # one at a time
+                task = loop.create_task(self._report("counters"))
+                reports.add(task)
+                task.add_done_callback(reports.discard)
+
+        loop.add_signal_handler(signal.SIGUSR1, report)
+        await self._control.start()
+        try:
+            await pool.start(
+                self._control.state,
+                receive=self._control.receive_http3,
+                heard=self._control.seen,
+                failed=lambda error: _resolve(end, error),
+            )
+            logger.info("certificate %s", self._certificate.fingerprint)
+            _announce(self._listeners)
+            await end
+        finally:
+            logger.info("ending")
+            await self._control.stop()
+            await pool.stop()
+            self._log_counters("counters at the end")
+        return 0
+
+    @property
+    def _report_interval_s(self) -> float:
+        return min(_MAX_REPORT_INTERVAL_S, self._config.lease_s / _REPORTS_PER_LEASE)
+
+    def _send(self, datagram: bytes, path: Path) -> None:
+        try:
+            self._listeners[path.listener].send(datagram, path)
+        except OSError:  # QUIC sends again what matters
+            self._answers_lost += 1
+
+    async def _report(self, title: str) -> None:
+        try:
+            async with asyncio.timeout(_COUNT_PATIENCE_S):
+                await self._pool.synchronise()
+        except TimeoutError:
+            title += ", as last reported"
+        self._log_counters(title)
+
+    def _log_counters(self, title: str) -> None:
+        counters = self._pool.counters()
+        http3 = self._control.http3_counters
+        fields: dict[str, int] = {
+            **{outcome.value: counters.of(outcome) for outcome in Outcome},
+            "bytes_forwarded": counters.bytes_forwarded,
+            "receive_queue_full": sum(listener.lost() for listener in self._listeners),
+            "answers_lost": self._answers_lost,
+            "registrations": self._control.registrations,
+            "connection_ids": self._control.connection_ids,
+            "http3_connections": http3.connections,
+            "http3_half_open": http3.half_open,
+            "http3_handshakes": http3.handshakes,
+            "http3_retried": http3.retried,
+            "http3_requests": http3.requests,
+            **{f"http3_refused_{reason}": count for reason, count in http3.refused.items()},
+            **{f"http3_failed_{reason}": count for reason, count in http3.failures.items()},
+        }
+        counters_logger.info("%s", title, extra={"fields": fields})
+
+
+def _resolve(end: "asyncio.Future[None]", error: Exception | None = None) -> None:
+    if end.done():
+        return
+    if error is None:
+        end.set_result(None)
+    else:
+        end.set_exception(error)
+
+
+def _certificate(config: Config) -> ServerCertificate:
+    if config.certificate is not None and config.private_key is not None:
+        return ServerCertificate.load(config.certificate, config.private_key)
+    if config.state_directory is None:
+        raise StartFailed(
+            "there is no place to keep a certificate: set HOME or STATE_DIRECTORY, "
+            "or give --certificate and --private-key"
+        )
+    return ServerCertificate.self_signed(config.state_directory)
+
+
+def _announce(listeners: Sequence[Listener]) -> None:
+    """Say on stdout that the relay is ready; should nobody read it, go on."""
+    where = " ".join(str(listener.address) for listener in listeners)
+    try:
+        sys.stdout.write(f"quicpipe-relay listening on {where}\n")
+        sys.stdout.flush()
+    except OSError:
+        # Else Python tries once more at exit, and complains.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -78,7 +78,7 @@ class Invite:
             )
 
     def encode(self) -> str:
-        """The line, without its newline. ASCII, unless the relay's name is not."""
+        """The line, with its newline. ASCII, unless the relay's name is not."""
         fields: dict[str, Any] = {"packet": base64.b64encode(self.packet).decode()}
         if not self.is_original:
             fields |= {
@@ -91,7 +91,7 @@ class Invite:
             if self.key is not None:
                 fields["key"] = base64.b64encode(self.key).decode()
             fields["check"] = _check(fields)
-        return json.dumps(fields, ensure_ascii=False)
+        return json.dumps(fields, ensure_ascii=False) + "\n"
 
     @classmethod
     def decode(cls, line: str | bytes) -> "Invite":

@@ -335,7 +335,7 @@ class OriginalDialer(OriginalPeer):
 class OriginalAccepter(OriginalPeer):
     """Its accepter: `accept` the invite, then wait for `connected`."""
 
-    async def accept(self, invite: str) -> None:
+    async def accept(self, invite: str, *, idle_timeout_s: float = 60.0) -> None:
         """Register, and answer the invite's packet."""
         status, body = await self.register()
         if status != 200:
@@ -345,6 +345,7 @@ class OriginalAccepter(OriginalPeer):
             is_client=False,
             alpn_protocols=[ALPN],
             connection_id_length=CONNECTION_ID_LENGTH,
+            idle_timeout=idle_timeout_s,
             supported_versions=[QuicProtocolVersion.VERSION_1],
         )
         configuration.certificate, configuration.private_key = ed25519_certificate()

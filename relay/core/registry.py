@@ -63,6 +63,19 @@ class RegistryFull(RegistrationRefused):
         self.retry_after_s = retry_after_s
 
 
+@dataclass(frozen=True, slots=True)
+class Record:
+    """All that is needed to have a registration again after a restart."""
+
+    owner: int
+    id: str
+    key_digest: bytes
+    """16 bytes: whoever shows the key again is the owner."""
+    path: Path
+    lease_end: float
+    connection_ids: frozenset[bytes]
+
+
 @dataclass(slots=True)
 class _Registration:
     owner: int
@@ -137,6 +150,24 @@ class Registry:
             lease=self._limits.lease_s,
         )
 
+    def restore(self, records: Iterable[Record], now: float) -> int:
+        """Begin with the registrations of an earlier run, held by no connection; returns how many.
+
+        Owners keep their numbers, so that a forwarder that went on forwarding stays right. Left out
+        are records whose lease has ended, that contradict an earlier one, or are over a limit.
+
+        :raises ValueError: if there are registrations already.
+        """
+        if self._by_owner:
+            raise ValueError("registrations can only be restored before there are any")
+        for record in records:
+            if record.lease_end > now and self._may_restore(record):
+                self._restore(record, min(record.lease_end, now + self._limits.lease_s))
+        # So that the numbers in use and the free ones are again all below their count.
+        numbers = range(max(self._by_owner, default=-1) + 1)
+        self._free_owners = [number for number in numbers if number not in self._by_owner]
+        return len(self._by_owner)
+
     def move(self, holder: HolderId, path: Path, now: float) -> None:
         """The HTTP/3 connection has validated a new path: its registrations follow it."""
         for owner in self._by_holder.get(holder, ()):
@@ -201,6 +232,30 @@ class Registry:
         """The numbers of all owners, for whoever fills a forwarder step by step."""
         return list(self._by_owner)
 
+    def record(self, owner: int, now: float) -> Record | None:
+        """What `restore` needs; None if there is no such owner.
+
+        The lease of one that is held ends a whole lease from now: should the relay end at once.
+        """
+        registration = self._by_owner.get(owner)
+        if registration is None:
+            return None
+        held = registration.holder is not None
+        return Record(
+            owner,
+            registration.id,
+            registration.key_digest,
+            registration.path,
+            now + self._limits.lease_s if held else registration.lease_end,
+            frozenset(registration.connection_ids),
+        )
+
+    def lease_ends(self, now: float) -> Iterator[tuple[int, float]]:
+        """Every owner with the end of its lease, as `record` has it."""
+        end_if_held = now + self._limits.lease_s
+        for owner, registration in self._by_owner.items():
+            yield owner, registration.lease_end if registration.holder is None else end_if_held
+
     def describe(self, owner: int) -> list[Change]:
         """Changes that tell a forwarder all about one owner; none if it is gone."""
         registration = self._by_owner.get(owner)
@@ -247,12 +302,43 @@ class Registry:
         # With no number free, the numbers 0 to len - 1 are all in use.
         owner = self._free_owners.pop() if self._free_owners else len(self._by_owner)
         registration = _Registration(owner, self._new_id(), key_digest, path, lease_end=0.0)
-        self._by_key[key_digest] = registration
+        self._insert(registration)
+        return registration
+
+    def _insert(self, registration: _Registration) -> None:
+        owner, path = registration.owner, registration.path
+        self._by_key[registration.key_digest] = registration
         self._by_id[registration.id] = registration
         self._by_owner[owner] = registration
         self._by_source.setdefault(path.remote, set()).add(owner)
         self._changes.append(OwnerMoved(owner, path))
-        return registration
+
+    def _may_restore(self, record: Record) -> bool:
+        limits = self._limits
+        return (
+            0 <= record.owner < limits.max_registrations
+            and record.owner not in self._by_owner
+            and record.key_digest not in self._by_key
+            and record.id not in self._by_id
+            and len(record.connection_ids) <= limits.max_connection_ids_per_registration
+            and len(self._by_cid) + len(record.connection_ids) <= limits.max_connection_ids
+            and self._by_cid.keys().isdisjoint(record.connection_ids)
+        )
+
+    def _restore(self, record: Record, lease_end: float) -> None:
+        registration = _Registration(
+            record.owner,
+            record.id,
+            record.key_digest,
+            record.path,
+            lease_end,
+            connection_ids=set(record.connection_ids),
+        )
+        self._insert(registration)
+        self._queue(registration)
+        self._by_cid.update(dict.fromkeys(record.connection_ids, record.owner))
+        if record.connection_ids:
+            self._changes.append(ConnectionIdsAdded(record.owner, tuple(record.connection_ids)))
 
     def _hold(self, registration: _Registration, holder: HolderId) -> None:
         if registration.holder == holder:

@@ -74,8 +74,12 @@ class FlowControlledConnection(QuicConnection):
 
     # Receiving
 
-    def consumed(self, stream_id: int, count: int) -> None:
-        """The application has read `count` bytes of that stream: there is room for as many."""
+    def consumed(self, stream_id: int, count: int) -> bool:
+        """The application has read `count` bytes of that stream: there is room for as many.
+
+        Returns whether that is to be announced now.
+        """
+        announce = False
         self._consumed += count
         of_stream = self._consumed_of.get(stream_id, 0) + count
         self._consumed_of[stream_id] = of_stream
@@ -83,12 +87,21 @@ class FlowControlledConnection(QuicConnection):
         limit = self._max_data
         if self._consumed + window - limit.value >= window // _UPDATE_FRACTION:
             limit.grant(self._consumed + window)
+            announce = True
         stream = self._streams.get(stream_id)
         if stream is None or stream.receiver.is_finished:
-            return
+            return announce
         window = self._settings.stream_window
         if of_stream + window - stream.max_stream_data_local >= window // _UPDATE_FRACTION:
             stream.max_stream_data_local = of_stream + window
+            announce = True
+        return announce
+
+    def give_up_receiving(self, stream_id: int, code: int) -> None:
+        """Ask the other end to stop (STOP_SENDING), if it still can."""
+        stream = self._streams.get(stream_id)
+        if stream is not None and not stream.receiver.is_finished:
+            self.stop_stream(stream_id, code)
 
     def end_receiving(self, stream_id: int) -> None:
         """Nothing more of that stream will be read: it was read to its end, or given up.

@@ -1,0 +1,207 @@
+"""A pipe: one QUIC connection between two peers, for asyncio (docs/protocol.md §6).
+
+`dial` and `accept` give open pipes. A pipe belongs to the event loop in which it was made.
+"""
+
+import copy
+import dataclasses
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from .auth import Authentication, Peer
+from .connection import Connection, Routes
+from .errors import CloseCode, PeersError, PipeClosed
+from .pipe_core import DATAGRAMS_UNREAD, PipeCore
+from .quic import PeerConnection
+from .quic_parts import QuicStatistics
+from .stream import Stream
+
+__all__ = ["DATAGRAMS_UNREAD", "Pipe", "PipeStatistics"]
+
+
+@dataclass(frozen=True, slots=True)
+class PipeStatistics(QuicStatistics):
+    """Counts since the start, and the state of the path now. Sizes in bytes, times in seconds."""
+
+    datagrams_dropped_unread: int
+    """Datagrams that came while `DATAGRAMS_UNREAD` others waited to be read."""
+    streams_open: int
+    """Streams whose two directions are not both over."""
+
+
+class Pipe:
+    """Streams and datagrams to one other peer.
+
+    Close it when done, best with `async with`. When it ends, for whatever reason, every call that
+    waits raises `PipeClosed`, which says why; data that has arrived can still be read.
+    """
+
+    def __init__(
+        self,
+        connection: PeerConnection,
+        schedule: Callable[[], None],
+        routes: Routes,
+        auth: Authentication,
+    ) -> None:
+        """For endpoints. The connection has begun; nothing of it was handled yet.
+
+        :param schedule: asks the endpoint to send soon.
+        """
+        self._quic = connection
+        self._schedule = schedule
+        self._core = PipeCore(connection, schedule, routes, auth)
+        self._on_close: Callable[[], Awaitable[None]] | None = None
+
+    # For applications
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            await self.close()
+        else:
+            await self.close(CloseCode.FAILED, "the application failed")
+
+    @property
+    def peer(self) -> Peer:
+        """Whom the pipe leads to.
+
+        :raises PipeClosed: if it never opened.
+        """
+        if self._core.peer is None:
+            raise self._core.error or PipeClosed("the pipe is not open yet")
+        return self._core.peer
+
+    @property
+    def is_open(self) -> bool:
+        """Whether both ends have accepted each other, and none has closed."""
+        return self._core.is_open
+
+    def open_stream(self, *, unidirectional: bool = False) -> Stream:
+        """Open a stream. The other end learns of it when something is written to it.
+
+        It can be written at once; what is beyond the number of streams that the other end takes
+        at a time waits, unsent.
+
+        :raises PipeClosed: the pipe has ended.
+        """
+        self._check_not_ended()
+        return self._core.open_stream(unidirectional=unidirectional)
+
+    async def accept_stream(self) -> Stream:
+        """The next stream that the other end has opened, in the order of their first data.
+
+        :raises PipeClosed: the pipe has ended, and no more streams wait.
+        """
+        while not self._core.unaccepted:
+            self._check_not_ended()
+            await self._core.acceptors.wait()
+        return self._core.unaccepted.popleft()
+
+    @property
+    def max_datagram_size(self) -> int:
+        """Bytes that fit in one datagram; 0: the other end takes none."""
+        return self._quic.datagram_limit
+
+    def send_datagram(self, data: bytes) -> None:
+        """Send one datagram. It may be lost, and may overtake others or be overtaken.
+
+        It is never repeated. When too many wait to be sent, the oldest is dropped.
+
+        :raises DatagramTooLarge: and says what fits.
+        :raises PipeClosed: the pipe has ended.
+        """
+        self._check_not_ended()
+        self._quic.send_datagram(data)
+        self._schedule()
+
+    async def receive_datagram(self) -> bytes:
+        """The next datagram from the other end. Those not fetched in time are dropped.
+
+        :raises PipeClosed: the pipe has ended, and no more datagrams wait.
+        """
+        while not self._core.datagrams:
+            self._check_not_ended()
+            await self._core.datagram_readers.wait()
+        return self._core.datagrams.popleft()
+
+    async def close(self, code: int = CloseCode.DONE, reason: str = "") -> None:
+        """Close the pipe at once, and wait until the other end has had its chances to hear of it.
+
+        What is not acknowledged yet may be lost: see `Stream.drain_acknowledged`. A second call
+        only waits.
+
+        :param code: docs/protocol.md §6.3.
+        :param reason: for people; up to 200 bytes of it are sent.
+        """
+        self._core.finish(code, reason)
+        while not self._quic.is_gone:
+            await self._core.changes.wait()
+        on_close, self._on_close = self._on_close, None
+        if on_close is not None:
+            await on_close()
+
+    async def wait_closed(self) -> PeersError:
+        """Wait until the pipe ends. Returns why: what every waiting call raises."""
+        while (error := self._core.error) is None:
+            await self._core.changes.wait()
+        return copy.copy(error)
+
+    def statistics(self) -> PipeStatistics:
+        """A snapshot."""
+        return PipeStatistics(
+            **dataclasses.asdict(self._quic.statistics()),
+            datagrams_dropped_unread=self._core.datagrams_dropped,
+            streams_open=self._core.streams_open,
+        )
+
+    # For `dial` and `accept`
+
+    @property
+    def connection(self) -> Connection:
+        """What the endpoint is to drive."""
+        return self._core
+
+    async def wait_open(self) -> Peer:
+        """Wait until both ends have accepted each other.
+
+        :raises AuthenticationFailed: at either end.
+        :raises InviteExpired: nobody answered a waiting dialer in time.
+        :raises NoAnswer: the other end fell silent in the handshake.
+        :raises PipeClosed: it was closed before it was open.
+        """
+        while self._core.peer is None:
+            self._check_not_ended()
+            await self._core.changes.wait()
+        return self._core.peer
+
+    def on_close(self, action: Callable[[], Awaitable[None]]) -> None:
+        """Have `close` do this at its end, once: give up what the pipe lived on."""
+        self._on_close = action
+
+    def probe(self, now: float) -> None:
+        """We moved, or the relay came back: let the other end hear of us. Limit the rate."""
+        self._quic.probe_now(now)
+        self._schedule()
+
+    def probe_if_waiting(self, now: float) -> None:
+        """The other end is heard again: if something awaits its acknowledgement, ask for it."""
+        if self._quic.has_unacknowledged:
+            self.probe(now)
+
+    def issue_connection_ids(self) -> None:
+        """More connection IDs were registered: let the other end have them, if it needs any."""
+        self._quic.issue_connection_ids()
+        self._schedule()
+
+    def _check_not_ended(self) -> None:
+        if self._core.error is not None:
+            raise copy.copy(self._core.error)

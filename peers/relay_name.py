@@ -26,6 +26,8 @@ class RelayName(NamedTuple):
         :raises ValueError: and says what was expected.
         """
         text = text.strip()
+        if "/" in text or "@" in text:
+            raise ValueError(f"'{printable(text, 60)}' is not HOST or HOST:PORT")
         if bracketed := _BRACKETED.fullmatch(text):
             host, port = bracketed.groups()
             if not _is_ipv6(host):
@@ -60,8 +62,6 @@ def _check_host(host: str) -> None:
             f"'{printable(host, 60)}' is not a host name; an IPv6 address with a port is written"
             " [ADDRESS]:PORT"
         )
-    if "/" in host or "@" in host:
-        raise ValueError(f"'{printable(host, 60)}' is not a host name; expected HOST or HOST:PORT")
     if not host or len(host) > _MAX_HOST or not host.isprintable() or any(map(str.isspace, host)):
         raise ValueError(f"'{printable(host, 60)}' is not a host name or IP address")
 

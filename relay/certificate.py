@@ -29,6 +29,9 @@ _VALIDITY = timedelta(days=3652)
 _MIN_RSA_BITS = 2048
 """Smaller keys are refused by TLS clients."""
 
+_MAX_CHAIN = 12_000
+"""Bytes of DER; QUIC must send the chain in the handshake, within three packets of its start."""
+
 _KEYS_TAKEN = f"an ECDSA P-256 or P-384 key, or RSA of at least {_MIN_RSA_BITS} bits"
 
 _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?")
@@ -65,6 +68,7 @@ class ServerCertificate:
         :raises CertificateError: for each mistake that can be seen here, in one line.
         """
         chain = _parse_chain(_read(certificate), certificate)
+        _check_size(chain, certificate)
         key = _parse_key(_read(private_key), private_key)
         _check_match(chain, key, certificate, private_key)
         return cls(chain, key)
@@ -106,6 +110,15 @@ def _parse_chain(pem: bytes, path: Path) -> tuple[x509.Certificate, ...]:
             f"{path}: holds no certificate that can be read; expected PEM, which begins with "
             "-----BEGIN CERTIFICATE-----"
         ) from None
+
+
+def _check_size(chain: Sequence[x509.Certificate], path: Path) -> None:
+    size = sum(len(each.public_bytes(serialization.Encoding.DER)) for each in chain)
+    if size > _MAX_CHAIN:
+        raise CertificateError(
+            f"{path}: this chain of {len(chain)} certificates is too long, {size} bytes; expected "
+            f"at most {_MAX_CHAIN}: the server's own and its intermediates"
+        )
 
 
 def _parse_key(pem: bytes, path: Path) -> ServerKey:

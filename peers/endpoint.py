@@ -35,6 +35,9 @@ GRACE_S = 3.0
 SILENCE_S = 1.0
 """Seconds without a datagram after which the next one is a return (docs/protocol.md §6.4)."""
 
+SHORTEST_TIMER_S = 0.0001
+"""Seconds. A timer that finds nothing due, as rounding can have it, must not come back at once."""
+
 
 class Drop(StrEnum):
     """Why the endpoint dropped a datagram."""
@@ -81,8 +84,9 @@ class Attachment:
         """By which way it sends; None: the endpoint's current one, whichever that is."""
         self.last_heard: float | None = None
         """When the last datagram came for it, in loop time; None: never."""
-        self.on_return: Callable[[float], None] | None = None
-        """Called with the first datagram after at least `SILENCE_S` without any."""
+        self.probe: Callable[[float], None] | None = None
+        """Has the connection send a packet that must be answered (docs/protocol.md §6.4). Called
+        with the first datagram after at least `SILENCE_S` without any, and by `probe_pipes`."""
 
     @property
     def is_pipe(self) -> bool:
@@ -181,6 +185,13 @@ class Endpoint:
         """Make a place for a connection: a pipe (no way given), or one to the relay by `way`."""
         return Attachment(self, way)
 
+    def probe_pipes(self, now: float) -> None:
+        """The way to the relay is another one: have every pipe send something at once."""
+        for attachment in list(self._attachments):
+            if attachment.is_pipe and attachment.probe is not None:
+                attachment.probe(now)
+                attachment.schedule()
+
     def flush(self) -> None:
         """Let all connections that have something to send do so now."""
         if self._flush_handle is not None:
@@ -247,8 +258,9 @@ class Endpoint:
 
     def _heard(self, attachment: Attachment, now: float) -> None:
         former, attachment.last_heard = attachment.last_heard, now
-        if attachment.on_return is not None and former is not None and now - former >= SILENCE_S:
-            attachment.on_return(now)
+        if attachment.probe is not None and former is not None and now - former >= SILENCE_S:
+            # The other end was silent; its own probe timeout may have backed off, as ours has.
+            attachment.probe(now)
         self._process(attachment, now)
 
     def _process(self, attachment: Attachment, now: float) -> None:
@@ -278,8 +290,8 @@ class Endpoint:
             return
         if self._timer is not None:
             self._timer.cancel()
-        self._timer_at = earliest
-        self._timer = self._loop.call_at(earliest, self._handle_timers)
+        self._timer_at = max(earliest, self._loop.time() + SHORTEST_TIMER_S)
+        self._timer = self._loop.call_at(self._timer_at, self._handle_timers)
 
     def _handle_timers(self) -> None:
         # The loop may call a little early, by the resolution of its clock.

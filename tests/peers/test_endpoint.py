@@ -342,12 +342,14 @@ def test_the_first_datagram_after_a_second_of_silence_is_a_return() -> None:
     async def scene() -> None:
         it = Scene()
         returns: list[float] = []
-        it.place.on_return = returns.append
+        it.place.probe = returns.append
         for pause in (0.0, 0.9, 1.1, 0.5, 30.0):
             await asyncio.sleep(pause)
             it.socket.arrive(short(CID_A))
         assert returns == [2.0, 32.5]
         assert it.place.last_heard == 32.5
+        it.endpoint.probe_pipes(40.0)
+        assert returns == [2.0, 32.5, 40.0]
         it.endpoint.close()
 
     run_virtual(scene())

@@ -34,18 +34,30 @@ _LINK_LOCAL = b"\xfe\x80"
 RECEIVE_SIZE = socket.CMSG_SPACE(_INT.size) + socket.CMSG_SPACE(_IN6_PKTINFO.size)
 """Bytes for the control messages of one datagram, of either family."""
 
-_TOS_TYPES = frozenset(each for each in (socket.IP_TOS, IP_RECVTOS) if each is not None)
-"""Linux answers with IP_TOS (1 byte), others with IP_RECVTOS."""
+# Linux answers IP_RECVTOS with messages of type IP_TOS, other systems with its own number.
+_TOS = socket.IP_TOS if sys.platform == "linux" else IP_RECVTOS
+
+_FAMILY_BY_LEVEL = {
+    socket.IPPROTO_IP: socket.AF_INET,
+    socket.IPPROTO_IPV6: socket.AF_INET6,
+}
+
+ECN_PLACES: dict[socket.AddressFamily, tuple[int | None, int]] = {
+    socket.AF_INET: (_TOS, 0),
+    socket.AF_INET6: (IPV6_TCLASS, 0 if sys.byteorder == "little" else _INT.size - 1),
+}
+"""By the receiving socket's family: the type of the message that has the ECN bits, and the index of
+the byte whose lowest two they are. For loops to which a call of `read_ecn` is too slow."""
 
 
 def read_ecn(messages: Iterable[Ancillary]) -> int:
     """The ECN bits of a received datagram; 0 if the system did not tell."""
     for level, kind, data in messages:
-        if level == socket.IPPROTO_IP and kind in _TOS_TYPES and data:
-            return data[0] & ECN_MASK
-        if level == socket.IPPROTO_IPV6 and kind == IPV6_TCLASS and len(data) >= _INT.size:
-            tclass: int = _INT.unpack_from(data)[0]
-            return tclass & ECN_MASK
+        family = _FAMILY_BY_LEVEL.get(level)
+        if family is not None:
+            wanted, at = ECN_PLACES[family]
+            if kind == wanted and len(data) > at:
+                return data[at] & ECN_MASK
     return 0
 
 

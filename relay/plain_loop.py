@@ -100,6 +100,7 @@ class PlainLoop:
         counts = self._counts
         beside: list[Ancillary]
         source: SockAddr
+        ecn_type, ecn_at = ancillary.ECN_PLACES[receiver.family]
         for _ in range(BATCH):
             try:
                 size, beside, _, source = receive(buffers, ancillary.RECEIVE_SIZE)
@@ -107,11 +108,16 @@ class PlainLoop:
                 return
             decision = decide(buffer, size, source)
             if isinstance(decision, Route):
-                ecn = ancillary.read_ecn(beside)
+                ecn = 0
+                for _, kind, data in beside:
+                    if kind == ecn_type:
+                        ecn = data[ecn_at] & ancillary.ECN_MASK
+                messages = decision.ancillary[ecn]
                 try:
-                    decision.socket.sendmsg(
-                        (buffer[:size],), decision.ancillary[ecn], 0, decision.destination
-                    )
+                    if messages:
+                        decision.socket.sendmsg((buffer[:size],), messages, 0, decision.destination)
+                    else:  # the usual case, and quicker
+                        decision.socket.sendto(buffer[:size], decision.destination)
                 except OSError as error:
                     counts[TOO_BIG if error.errno == errno.EMSGSIZE else SEND_FAILED] += 1
                 else:

@@ -20,6 +20,7 @@ from typing import Self
 from relay.wire.address import Address
 
 PROJECT = Path(__file__).resolve().parents[2]
+PYTHON = sys.executable
 PATIENCE_S = 30.0
 """Real seconds for anything that should take much less than one, on a machine that is busy."""
 
@@ -76,7 +77,7 @@ class RelayProcess:
 
         :raises RuntimeError: it is not ready in time; the text has its last words.
         """
-        command = [sys.executable, "-m", "relay", "--log-format", "json", *self._options]
+        command = [PYTHON, "-m", "relay", "--log-format", "json", *self._options]
         command += ["--workers", str(self._workers)]
         for each in self._listen:
             command += ["--listen", str(each)]
@@ -167,27 +168,6 @@ class RelayProcess:
             raise RuntimeError(f"the relay said {line!r}; its log: {self._log.read_text()[-2000:]}")
         found = _ADDRESS.findall(match[1])
         return [Address(v6 or v4, int(port)) for v6, v4, port in found]
-
-
-def run(
-    command: Sequence[str],
-    *,
-    input_: bytes = b"",
-    limit_s: float = PATIENCE_S,
-    **environment_: str,
-) -> "subprocess.CompletedProcess[bytes]":
-    """Run `python -m command` to its end.
-
-    :raises TimeoutExpired: it does not end; it is killed.
-    """
-    return subprocess.run(
-        [sys.executable, "-m", *command],
-        input=input_,
-        capture_output=True,
-        timeout=limit_s,
-        check=False,
-        env=environment(**environment_),
-    )
 
 
 def is_running(pid: int) -> bool:

@@ -73,6 +73,16 @@ class Observer(Protocol):
         """A pipe has sent."""
 
 
+class Prober(Protocol):
+    """A pipe whose own probe timeout may have backed off (docs/protocol.md §6.4)."""
+
+    def probe(self, now: float) -> None:
+        """The way is another one: send something at once that must be answered."""
+
+    def probe_if_waiting(self, now: float) -> None:
+        """It is heard again after `SILENCE_S`: do so if something awaits its acknowledgement."""
+
+
 class Attachment:
     """The place of one connection at the endpoint. It implements `Routes` for it."""
 
@@ -84,9 +94,10 @@ class Attachment:
         """By which way it sends; None: the endpoint's current one, whichever that is."""
         self.last_heard: float | None = None
         """When the last datagram came for it, in loop time; None: never."""
-        self.probe: Callable[[float], None] | None = None
-        """Has the connection send a packet that must be answered (docs/protocol.md §6.4). Called
-        with the first datagram after at least `SILENCE_S` without any, and by `probe_pipes`."""
+        self.on_heard: Callable[[], None] | None = None
+        """Called after each batch of datagrams for the connection, when that has handled it."""
+        self.prober: Prober | None = None
+        """Set for pipes."""
 
     @property
     def is_pipe(self) -> bool:
@@ -188,9 +199,8 @@ class Endpoint:
     def probe_pipes(self, now: float) -> None:
         """The way to the relay is another one: have every pipe send something at once."""
         for attachment in list(self._attachments):
-            if attachment.is_pipe and attachment.probe is not None:
-                attachment.probe(now)
-                attachment.schedule()
+            if attachment.prober is not None:
+                attachment.prober.probe(now)
 
     def flush(self) -> None:
         """Let all connections that have something to send do so now."""
@@ -258,10 +268,11 @@ class Endpoint:
 
     def _heard(self, attachment: Attachment, now: float) -> None:
         former, attachment.last_heard = attachment.last_heard, now
-        if attachment.probe is not None and former is not None and now - former >= SILENCE_S:
-            # The other end was silent; its own probe timeout may have backed off, as ours has.
-            attachment.probe(now)
+        if attachment.prober is not None and former is not None and now - former >= SILENCE_S:
+            attachment.prober.probe_if_waiting(now)
         self._process(attachment, now)
+        if attachment.on_heard is not None:
+            attachment.on_heard()
 
     def _process(self, attachment: Attachment, now: float) -> None:
         if attachment._connection is not None:  # an event of another one may have ended it

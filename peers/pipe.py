@@ -145,9 +145,8 @@ class Pipe:
         self._core.finish(code, reason)
         while not self._quic.is_gone:
             await self._core.changes.wait()
-        on_close, self._on_close = self._on_close, None
-        if on_close is not None:
-            await on_close()
+        if self._on_close is not None:
+            await self._on_close()
 
     async def wait_closed(self) -> PeersError:
         """Wait until the pipe ends. Returns why: what every waiting call raises."""
@@ -184,7 +183,10 @@ class Pipe:
         return self._core.peer
 
     def on_close(self, action: Callable[[], Awaitable[None]]) -> None:
-        """Have `close` do this at its end, once: give up what the pipe lived on."""
+        """Have `close` do this at its end: give up what the pipe lived on.
+
+        Every call of `close` awaits it, so it must put up with several, also at the same time.
+        """
         self._on_close = action
 
     def probe(self, now: float) -> None:

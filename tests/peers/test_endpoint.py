@@ -88,6 +88,18 @@ class Notes:
         self.timer = None
 
 
+class Probes:
+    def __init__(self) -> None:
+        self.moves: list[float] = []
+        self.returns: list[float] = []
+
+    def probe(self, now: float) -> None:
+        self.moves.append(now)
+
+    def probe_if_waiting(self, now: float) -> None:
+        self.returns.append(now)
+
+
 class Ears:
     def __init__(self) -> None:
         self.heard_things: list[str] = []
@@ -341,15 +353,28 @@ def test_a_timer_survives_the_end_of_another_connection() -> None:
 def test_the_first_datagram_after_a_second_of_silence_is_a_return() -> None:
     async def scene() -> None:
         it = Scene()
-        returns: list[float] = []
-        it.place.probe = returns.append
+        probes = Probes()
+        it.place.prober = probes
         for pause in (0.0, 0.9, 1.1, 0.5, 30.0):
             await asyncio.sleep(pause)
             it.socket.arrive(short(CID_A))
-        assert returns == [2.0, 32.5]
+        assert probes.returns == [2.0, 32.5]
         assert it.place.last_heard == 32.5
         it.endpoint.probe_pipes(40.0)
-        assert returns == [2.0, 32.5, 40.0]
+        assert probes.moves == [40.0]
+        it.endpoint.close()
+
+    run_virtual(scene())
+
+
+def test_whoever_watches_a_connection_is_called_after_it_has_handled_the_batch() -> None:
+    async def scene() -> None:
+        it = Scene()
+        await settle()
+        it.pipe.calls.clear()
+        it.place.on_heard = lambda: it.pipe.calls.append("on_heard")
+        it.socket.arrive(short(CID_A), short(CID_A))
+        assert it.pipe.calls == ["receive", "receive", "process", "on_heard"]
         it.endpoint.close()
 
     run_virtual(scene())

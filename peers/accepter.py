@@ -1,0 +1,228 @@
+"""Accepting: answer an invite through the relay that it names. docs/protocol.md §6.1."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Self
+
+from .auth import Authentication, InviteKey
+from .berth import HANDSHAKE_TIMEOUT_S, Berth
+from .errors import CloseCode, InviteInvalid, InviteUsed, NoAnswer, UsageError
+from .invite import AuthKind, Invite
+from .network import Network, SystemNetwork
+from .pipe import Pipe
+from .quic import PeerConnection
+from .relay_link import RelayLink
+from .relay_name import RelayName
+from .replay import ReplayCache
+from .trust import RelayTrust
+
+ANSWER_TIMEOUT_S = 10.0
+"""Seconds until the dialer must have answered our answer."""
+
+
+async def accept(
+    invite: Invite,
+    *,
+    auth: Authentication | None = None,
+    trust: RelayTrust | None = None,
+    answer_timeout_s: float = ANSWER_TIMEOUT_S,
+    network: Network | None = None,
+) -> Pipe:
+    """Answer one invite; closing the pipe gives up everything that stands behind it.
+
+    :param auth: None: what the invite brings along, if it does.
+    :param trust: None: the relay's fingerprint that the invite brings along.
+    :param answer_timeout_s: seconds to wait for the dialer.
+    :param network: another one than the system's.
+    :raises InviteInvalid: its packet is damaged.
+    :raises InviteExpired: its time is over.
+    :raises UsageError: it does not say all that is needed, or contradicts the arguments.
+    :raises RelayUnreachable: no such relay, or no answer.
+    :raises RelayUntrusted: by `trust`; nothing was told to it.
+    :raises RegistrationFailed: the relay refuses.
+    :raises NoAnswer: the dialer does not answer.
+    :raises AuthenticationFailed: at either end; the invite is used up.
+    :raises PipeClosed: the dialer gave up.
+    """
+    answer = _Answer(invite, auth)
+    if invite.relay is None:
+        raise UsageError("the invite names no relay: say which")
+    link = await RelayLink.connect(
+        network or SystemNetwork(), invite.relay, trust or RelayTrust(invite.fingerprint)
+    )
+    try:
+        return await answer.give(link, answer_timeout_s, at_end=link.close)
+    except BaseException:
+        await link.close()
+        raise
+
+
+class Accepter:
+    """Answers any number of invites of one relay, over one socket. An async context manager.
+
+    It remembers what it has answered: an invite that comes a second time is refused.
+    """
+
+    def __init__(self, link: RelayLink) -> None:
+        """For `connect`."""
+        self._link = link
+        self._answered = ReplayCache()
+        self._pipes: set[Pipe] = set()
+        self._pending: set[asyncio.Task[Pipe]] = set()
+
+    @classmethod
+    async def connect(
+        cls, relay: str, *, trust: RelayTrust, network: Network | None = None
+    ) -> "Accepter":
+        """Reach the relay.
+
+        :param relay: `HOST`, `HOST:PORT` or `[IPv6]:PORT`.
+        :raises UsageError: for a relay's name that is none.
+        :raises RelayUnreachable: no such relay, or no answer.
+        :raises RelayUntrusted: by `trust`; nothing was told to it.
+        """
+        try:
+            name = RelayName.parse(relay)
+        except ValueError as error:
+            raise UsageError(f"the relay: {error}") from None
+        return cls(await RelayLink.connect(network or SystemNetwork(), name, trust))
+
+    async def accept(
+        self,
+        invite: Invite,
+        *,
+        auth: Authentication | None = None,
+        answer_timeout_s: float = ANSWER_TIMEOUT_S,
+    ) -> Pipe:
+        """Answer one invite; several may be under way at a time. Parameters as those of `accept`.
+
+        :raises InviteUsed: it was answered here before.
+        :raises PeersError: what `accept` raises, but for what concerns reaching the relay.
+        """
+        if invite.fingerprint is not None and invite.fingerprint != self._link.fingerprint:
+            raise UsageError(f"the invite is for another relay: {invite.relay}")
+        answer = _Answer(invite, auth)
+        if not self._answered.add(invite.packet, invite.expires, time.time()):
+            raise InviteUsed("this invite was answered here before: ask the dialer for a new one")
+        task = asyncio.get_running_loop().create_task(answer.give(self._link, answer_timeout_s))
+        self._pending.add(task)
+        try:
+            pipe = await task
+        finally:
+            task.cancel()
+            self._pending.discard(task)
+        self._pipes = {each for each in self._pipes if each.is_open} | {pipe}
+        return pipe
+
+    async def close(self) -> None:
+        """Close all pipes, then the connection to the relay."""
+        for task in self._pending:
+            task.cancel()
+        try:
+            await asyncio.gather(*(pipe.close() for pipe in self._pipes))
+        finally:
+            await self._link.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+
+class _Answer:
+    """The answer to one invite, prepared as far as that goes without a network."""
+
+    def __init__(self, invite: Invite, auth: Authentication | None) -> None:
+        """:raises InviteInvalid: the packet is damaged.
+        :raises InviteExpired: its time is over.
+        :raises UsageError: `auth` is not what the invite asks for.
+        """
+        invite.check_expiry(time.time())
+        self._auth = _authentication(invite, auth)
+        self._berth = Berth()
+        loop = asyncio.get_running_loop()
+        try:
+            self._quic = PeerConnection(
+                parts=self._auth.parts(is_dialer=False),
+                connection_ids=self._berth.source,
+                first_datagram=invite.packet,
+            )
+            is_authentic = self._quic.start_server(loop.time())
+        except ValueError:
+            is_authentic = False
+        if not is_authentic:
+            raise InviteInvalid(
+                "the invite is damaged: its packet cannot be read; copy it whole, or ask for a"
+                " new one"
+            )
+
+    async def give(
+        self,
+        link: RelayLink,
+        timeout_s: float,
+        at_end: Callable[[], Awaitable[None]] | None = None,
+    ) -> Pipe:
+        """Register, send the answer, and wait until the pipe is open."""
+        try:
+            await self._berth.moor(link)
+        except BaseException:
+            await self._berth.leave()
+            raise
+        pipe = self._berth.host(self._quic, self._auth, at_end)
+        try:
+            await self._wait_open(pipe, timeout_s)
+        except BaseException:
+            await pipe.close(CloseCode.FAILED, "the accepter gave up")
+            raise
+        return pipe
+
+    async def _wait_open(self, pipe: Pipe, timeout_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        place = self._berth.place
+        try:
+            async with asyncio.timeout(timeout_s) as limit:
+
+                def heard() -> None:
+                    place.on_heard = None
+                    if not limit.expired():
+                        limit.reschedule(loop.time() + HANDSHAKE_TIMEOUT_S)
+
+                place.on_heard = heard
+                await pipe.wait_open()
+        except TimeoutError:
+            raise NoAnswer("no answer from the dialer; invite used or expired?") from None
+        finally:
+            place.on_heard = None
+
+
+def _authentication(invite: Invite, auth: Authentication | None) -> Authentication:
+    """:raises UsageError: what the invite asks for and what was given do not go together."""
+    if auth is not None:
+        if auth.kind is not invite.auth:
+            raise UsageError(
+                f"the invite is for {_describe(invite.auth)}, not for {_describe(auth.kind)}"
+            )
+        return auth
+    if invite.auth is AuthKind.INVITE_KEY and invite.key is not None:
+        return InviteKey(invite.key)
+    raise UsageError(f"the invite needs {_describe(invite.auth)}: say which")
+
+
+def _describe(kind: AuthKind | None) -> str:
+    match kind:
+        case AuthKind.INVITE_KEY:
+            return "a one-time key"
+        case AuthKind.PAIRING_KEY:
+            return "a pairing key"
+        case AuthKind.CERTIFICATE:
+            return "pinned certificates"
+        case None:
+            return "the original's peers, which authenticate nobody"

@@ -106,7 +106,8 @@ class FlowControlledConnection(QuicConnection):
     def end_receiving(self, stream_id: int) -> None:
         """Nothing more of that stream will be read: it was read to its end, or given up.
 
-        What the other end used up of the connection's window for it becomes free again.
+        What the other end used up of the connection's window for it becomes free again. To be
+        called while the event is handled that says so: afterwards aioquic forgets the stream.
         """
         stream = self._streams.get(stream_id)
         if stream is not None:

@@ -1,8 +1,9 @@
 """A forwarding process: `python -m relay.worker`, started by relay/supervisor.py and nobody else.
 
 Here is the shell around the loop: it reads commands, writes reports, and ends when told to or when
-the control process is gone. What forwards is a `ForwardingLoop`; `relay.plain_loop` is one in plain
-Python. A quicker one has to do four things, and none of them concerns this module's bytes:
+the control process is gone. What forwards is a `ForwardingLoop`: `relay.plain_loop` is one in plain
+Python, `relay.batch_loop` a quicker one. It has to do four things, and none of them concerns this
+module's bytes:
 
 - `apply(command)`: follow `OwnerMoved`, `ConnectionIdsAdded`, `ConnectionIdsRemoved` and
   `OwnerRemoved`, as relay/core/table.py defines them, before the next datagram is read;
@@ -35,7 +36,7 @@ from relay.channel import (
     Synced,
     encode_report,
 )
-from relay.plain_loop import PlainLoop
+from relay.loops import make_loop
 from relay.wire.address import Address
 
 _READ_SIZE = 65_536
@@ -210,4 +211,4 @@ def _catch_signals() -> socket.socket:
 
 
 if __name__ == "__main__":
-    sys.exit(run_worker(sys.argv[1:], PlainLoop))
+    sys.exit(run_worker(sys.argv[1:], make_loop))

@@ -15,7 +15,7 @@ from relay.core.path import Path
 from relay.core.registry import RegistryLimits
 from relay.logs import ALWAYS
 from relay.sockets import Listener, ListenError, open_listeners
-from relay.supervisor import WorkerPool, WorkersFailed
+from relay.supervisor import PoolTimes, WorkerPool, WorkersFailed
 
 logger = logging.getLogger(__name__)
 counters_logger = logging.getLogger(ALWAYS)
@@ -73,7 +73,7 @@ class Relay:
             loop.add_signal_handler(number, _resolve, end)
         self._control = Control(
             certificate=self._certificate,
-            forwarders=[pool := WorkerPool(self._listeners, self._report_interval_s)],
+            forwarders=[pool := WorkerPool(self._listeners, self._pool_times)],
             send=self._send,
             registry_limits=RegistryLimits(lease_s=self._config.lease_s),
         )
@@ -106,8 +106,9 @@ class Relay:
         return 0
 
     @property
-    def _report_interval_s(self) -> float:
-        return min(_MAX_REPORT_INTERVAL_S, self._config.lease_s / _REPORTS_PER_LEASE)
+    def _pool_times(self) -> PoolTimes:
+        interval_s = min(_MAX_REPORT_INTERVAL_S, self._config.lease_s / _REPORTS_PER_LEASE)
+        return PoolTimes(report_interval_s=interval_s)
 
     def _send(self, datagram: bytes, path: Path) -> None:
         try:

@@ -3,8 +3,10 @@
 import asyncio
 import logging
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from relay.channel import Counters, UpMessage
 from relay.core.path import Path
@@ -17,8 +19,9 @@ from relay.worker_process import WorkerEvents, WorkerProcess
 logger = logging.getLogger(__name__)
 
 MAX_DEFAULT_WORKERS = 4
-START_PATIENCE_S = 15.0
-"""Seconds until the workers must forward when the relay starts."""
+
+WORKER_COMMAND = (sys.executable, "-m", "relay.worker")
+"""What a worker is; relay/worker.py says with which arguments."""
 
 _FAILED_STARTS = 5
 _FAILED_STARTS_WITHIN_S = 10.0
@@ -30,12 +33,22 @@ that doubles."""
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
 
-_WATCH_INTERVAL_S = 2.0
-_ANSWER_PATIENCE_S = 8.0
-"""Seconds for which a worker may neither take its commands nor answer; then it is replaced."""
-
 _FAREWELL_S = 0.5
 """Seconds for the workers to report a last time when the relay stops."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolTimes:
+    """All in seconds."""
+
+    report_interval_s: float = 1.0
+    """Between a worker's reports."""
+    start_patience_s: float = 15.0
+    """Until the workers must forward when the relay starts."""
+    watch_interval_s: float = 2.0
+    """Between two questions whether a worker still follows."""
+    answer_patience_s: float = 8.0
+    """For which a worker may neither take its commands nor answer; then it is replaced."""
 
 
 class WorkersFailed(Exception):
@@ -53,13 +66,16 @@ def default_workers() -> int:
 class WorkerPool:
     """All workers of a relay: a `Forwarder`. Worker i reads socket i of every listener."""
 
-    def __init__(self, listeners: Sequence[Listener], interval_s: float = 1.0) -> None:
-        """Nothing runs before `start`.
-
-        :param interval_s: seconds between a worker's reports.
-        """
+    def __init__(
+        self,
+        listeners: Sequence[Listener],
+        times: PoolTimes | None = None,
+        command: Sequence[str] = WORKER_COMMAND,
+    ) -> None:
+        """Nothing runs before `start`. The listeners stay the caller's."""
         self._sockets = list(zip(*(each.sockets for each in listeners), strict=True))
-        self._interval_s = interval_s
+        self._times = times or PoolTimes()
+        self._command = command
         self._workers: list[WorkerProcess | None] = [None] * len(self._sockets)
         self._born = [0.0] * len(self._sockets)
         self._short_lives = [0] * len(self._sockets)
@@ -67,6 +83,7 @@ class WorkerPool:
         self._past = Counters.zero()  # of workers that have ended
         self._tasks: set[asyncio.Task[int]] = set()
         self._timers: set[asyncio.TimerHandle] = set()
+        self._started = False
         self._stopping = False
         self._changed = asyncio.Event()  # set whenever a worker has answered or ended
 
@@ -97,13 +114,14 @@ class WorkerPool:
         for index in range(len(self._workers)):
             self._spawn(index)
         try:
-            async with asyncio.timeout(START_PATIENCE_S):
+            async with asyncio.timeout(self._times.start_patience_s):
                 await self._until(self._all_forward)
         except TimeoutError:
             raise WorkersFailed("the workers did not start in time") from None
         if self._failure is not None:
             raise self._failure
-        self._call_later(_WATCH_INTERVAL_S, self._watch)
+        self._started = True
+        self._call_later(self._times.watch_interval_s, self._watch)
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Tell every worker; returns at once."""
@@ -163,8 +181,9 @@ class WorkerPool:
             return
         self._born[index] = self._loop.time()
         try:
+            command = [*self._command, str(self._times.report_interval_s)]
             self._workers[index] = WorkerProcess(
-                index, self._sockets[index], Feed(self._state), self._events, self._interval_s
+                index, command, self._sockets[index], Feed(self._state), self._events
             )
         except OSError as error:
             logger.error("worker %d cannot be started: %s", index, error)
@@ -222,18 +241,19 @@ class WorkerPool:
                 f"{_FAILED_STARTS} workers ended before they forwarded anything; "
                 "what they said stands above"
             )
-            self._failed(self._failure)
             self._changed.set()
+            if self._started:
+                self._failed(self._failure)
 
     def _watch(self) -> None:
         """Ask each worker whether it still follows; replace one that has long not answered."""
         for worker in self._running():
-            if worker.stalled_s > _ANSWER_PATIENCE_S:
+            if worker.stalled_s > self._times.answer_patience_s:
                 logger.error("worker %d hangs", worker.index)
                 worker.kill()
             elif worker.answered == worker.asked:
                 worker.ask()
-        self._call_later(_WATCH_INTERVAL_S, self._watch)
+        self._call_later(self._times.watch_interval_s, self._watch)
 
     def _call_later(self, delay_s: float, call: Callable[[], None]) -> None:
         def fire() -> None:

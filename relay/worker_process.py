@@ -5,7 +5,6 @@ import contextlib
 import logging
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
@@ -64,12 +63,12 @@ class WorkerProcess:
     def __init__(
         self,
         index: int,
+        command: Sequence[str],
         sockets: Sequence[socket.socket],
         feed: Feed,
         events: WorkerEvents,
-        interval_s: float,
     ) -> None:
-        """Start it.
+        """Start it: the numbers of its descriptors are appended to `command`.
 
         :raises OSError: the system could not.
         """
@@ -90,7 +89,7 @@ class WorkerProcess:
         with stream, up:
             try:
                 up.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UP_BUFFER)
-                self._process = _start((stream, up, *sockets), interval_s)
+                self._process = _start(command, (stream, up, *sockets))
             except BaseException:
                 self._stream.close()
                 self._up.close()
@@ -234,10 +233,10 @@ class WorkerProcess:
         self._events.ended(self)
 
 
-def _start(sockets: Sequence[socket.socket], interval_s: float) -> subprocess.Popen[bytes]:
+def _start(command: Sequence[str], sockets: Sequence[socket.socket]) -> subprocess.Popen[bytes]:
     descriptors = [each.fileno() for each in sockets]
     return subprocess.Popen(
-        [sys.executable, "-m", "relay.worker", str(interval_s), *map(str, descriptors)],
+        [*command, *map(str, descriptors)],
         pass_fds=descriptors,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -19,6 +19,7 @@ from relay.core.table import ConnectionIdsAdded, OwnerMoved, OwnerRemoved
 from relay.plain_loop import BATCH, PlainLoop
 from relay.sockets import Listener, ListenRequest, open_listeners
 from relay.wire.address import Address
+from tests.relay.families import HAS_IPV6, NO_IPV6
 
 V4, V6 = "127.0.0.1", "::1"
 CID = bytes(range(12))
@@ -30,6 +31,8 @@ class Laboratory:
     """A loop with listeners, and peers around it."""
 
     def __init__(self, hosts: Sequence[str], resources: contextlib.ExitStack) -> None:
+        if any(":" in host for host in hosts) and not HAS_IPV6:
+            pytest.skip(NO_IPV6)
         self.resources = resources
         requests = [ListenRequest(Address(host, 0)) for host in hosts]
         self.listeners: list[Listener] = open_listeners(requests, 1)

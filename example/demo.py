@@ -42,13 +42,13 @@ async def dialer(relay: str) -> None:
         print(dialing.invite.encode(), end="", flush=True)
         sys.stdout.close()
         pipe = await dialing.pipe()
-        hello = await pipe.open_stream()
+        hello = pipe.open_stream()
         for number in range(1, HELLOS + 1):
             await hello.write(f"hello {number}\n".encode())
             await asyncio.sleep(0.3)
         hello.write_eof()
         await hello.read()
-        await _exchange(await pipe.open_stream(), seed=1)
+        await _exchange(pipe.open_stream(), seed=1)
         await pipe.close()
 
 
@@ -115,7 +115,7 @@ class Show:
     """What the demonstration prints: on a terminal, with a bar that moves."""
 
     def __init__(self) -> None:
-        self.forward: dict[str, Report] = {}
+        self.reports: dict[str, Report] = {}
         self._terminal = sys.stdout.isatty()
         self._counts = {"dialer": 0, "accepter": 0}
         self._drawn_s = 0.0
@@ -124,7 +124,7 @@ class Show:
         """One line of a peer's report."""
         match report["event"]:
             case "open":
-                self.forward["open"] = report
+                self.reports["open"] = report
                 self.say(f"pipe open after {report['seconds'] * 1000:.0f} ms")
             case "line":
                 self.say(f"{role} received: {report['text']}")
@@ -132,7 +132,7 @@ class Show:
                 self._counts[role] = report["received"]
                 self._draw()
             case "done":
-                self.forward[role] = report
+                self.reports[role] = report
 
     def say(self, text: str) -> None:
         """A line of its own."""
@@ -188,7 +188,7 @@ async def demonstrate(show: Show) -> None:
 
 
 def _summarise(show: Show, address: str, counters: Report) -> None:
-    ends = show.forward
+    ends = show.reports
     for sender, receiver in (("dialer", "accepter"), ("accepter", "dialer")):
         if ends[sender]["sent"] != ends[receiver]["received"]:
             raise DemoFailed(f"what the {receiver} received is not what the {sender} sent")

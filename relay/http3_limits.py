@@ -8,11 +8,11 @@ class Http3Limits:
     """Bounds of everything that a client can make grow. The defaults suit one relay."""
 
     max_connections: int = 10_000
-    """Connections in all, half-open ones included; an idle one costs about 100 kB."""
+    """Connections in all, half-open ones included; an idle one costs about 80 kB."""
     max_connections_per_source: int = 1_000
     """Of one IPv4 address or IPv6 /64, which may be a whole site behind its NAT."""
-    max_half_open: int = 256
-    """Unfinished handshakes; each costs about 100 kB for at most `handshake_timeout_s`."""
+    max_half_open: int = 192
+    """Unfinished handshakes; each costs about 70 kB for at most `handshake_timeout_s`."""
     max_half_open_per_source: int = 64
     """Of one source whose address is validated: one client alone cannot keep the others out."""
     retry_above_half_open: int = 64
@@ -29,5 +29,5 @@ class Http3Limits:
     """Seconds for a request to arrive whole, and again for the application to answer."""
     handshakes_per_turn: int = 4
     """Handshakes begun in one turn of the event loop: each computes for milliseconds."""
-    stop_timeout_s: float = 0.8
+    stop_timeout_s: float = 0.6
     """Seconds for telling all clients that the relay stops."""

@@ -1,6 +1,6 @@
 """The relay's end of one QUIC connection: aioquic's, with bounded memory and our connection IDs.
 
-This module touches aioquic's private attributes; tests/test_internals.py names each. What it adds:
+This module touches aioquic's private attributes: test_http3_internals.py names each. What it adds:
 
 - connection IDs of 12 bytes with the highest bit set (docs/protocol.md §2);
 - flow control windows that slide or stay. aioquic doubles them whenever half is used, also by a
@@ -177,7 +177,7 @@ class HostConnection(QuicConnection):
             self.reset_stream(stream_id, error_code)
 
     def release_handshake(self) -> None:
-        """Give back what only the handshake needed: 48 kB."""
+        """Give back what only the handshake needed."""
         self._crypto_buffers = {epoch: Buffer(capacity=0) for epoch in self._crypto_buffers}
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Path]]:

@@ -288,3 +288,62 @@ def test_failing_callbacks_and_application_end_nothing_else() -> None:
             await server.stop()
 
     run_virtual(run_callbacks())
+
+
+def test_many_handshakes_at_once_leave_the_loop_its_turns() -> None:
+    async def run() -> None:
+        limits = Http3Limits(handshakes_per_turn=2)
+        async with World(limits=limits) as world:
+            datagrams: list[tuple[bytes, Path]] = []
+            world.to_server = lambda datagram, path: datagrams.append((datagram, path))
+            clients = [Client(world, path_of(port)) for port in range(1000, 1020)]
+            for client in clients:
+                client.connect()
+                client.leave()
+            for datagram, path in datagrams:
+                world.server.receive_datagram(datagram, path)
+            begun = [world.server.counters.half_open]
+            while begun[-1] < len(clients):
+                await asyncio.sleep(0)  # one turn of the loop, in which others have theirs
+                begun.append(world.server.counters.half_open)
+                assert begun[-1] - begun[-2] <= 2
+                assert len(begun) < 100
+            assert begun[0] == 0
+
+    run_virtual(run())
+
+
+FRAME_TYPES = [*range(0x1F), 0x30, 0x31, 0x40]
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    frames=st.lists(
+        st.tuples(st.sampled_from(FRAME_TYPES), st.binary(max_size=40)), min_size=1, max_size=6
+    ),
+    streams=st.lists(
+        st.tuples(st.booleans(), st.binary(max_size=60), st.booleans()), min_size=1, max_size=6
+    ),
+)
+def test_any_frames_end_one_connection_at_most(
+    frames: list[tuple[int, bytes]], streams: list[tuple[bool, bytes, bool]]
+) -> None:
+    """Any QUIC frames and any bytes on streams: no internal error, and the next client is fine."""
+
+    async def run() -> None:
+        async with World() as world:
+            client = await world.connect()
+            for is_request, octets, end in streams:
+                if is_request:
+                    client.send(client.next_stream(), octets, end=end)
+                else:
+                    client.send_unidirectional(octets, end=end)
+            for frame_type, payload in frames:
+                client.quic.inject(frame_type, payload)
+                client.transmit()
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(11.0)
+            await world.assert_serves()
+            assert Failure.INTERNAL_ERROR not in world.server.counters.failures
+
+    run_virtual(run())

@@ -29,6 +29,10 @@ class PipeStatistics(QuicStatistics):
     """Datagrams that came while `DATAGRAMS_UNREAD` others waited to be read."""
     streams_open: int
     """Streams whose two directions are not both over."""
+    bytes_unacknowledged: int
+    """Written to streams and kept until the other end has acknowledged it."""
+    bytes_unread: int
+    """Received on streams and kept until the application reads it."""
 
 
 class Pipe:
@@ -159,7 +163,9 @@ class Pipe:
         return PipeStatistics(
             **dataclasses.asdict(self._quic.statistics()),
             datagrams_dropped_unread=self._core.datagrams_dropped,
-            streams_open=self._core.streams_open,
+            streams_open=len(self._core.streams),
+            bytes_unacknowledged=sum(map(self._quic.unacknowledged, self._core.streams)),
+            bytes_unread=sum(each.unread for each in self._core.streams.values()),
         )
 
     # For `dial` and `accept`

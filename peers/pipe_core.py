@@ -49,11 +49,12 @@ class PipeCore:
         self._asked_at = 0.0  # when the last keepalive went out
         self._candidate: Peer | None = None  # authenticated by us, perhaps not yet we by it
         self._error: PeersError | None = None
-        self._streams: dict[int, Stream] = {}
         self._watched: dict[int, Stream] = {}
 
         self.peer: Peer | None = None
         """Set when the pipe is open: both ends have accepted each other."""
+        self.streams: dict[int, Stream] = {}
+        """By ID, until both directions are over."""
         self.unaccepted: deque[Stream] = deque()
         """Streams that the other end has opened. Their number is limited by QUIC."""
         self.datagrams: deque[bytes] = deque()
@@ -63,11 +64,6 @@ class PipeCore:
         self.acceptors = Waiters()
         self.datagram_readers = Waiters()
         quic.follow_routes(routes)
-
-    @property
-    def streams_open(self) -> int:
-        """Streams whose two directions are not both over."""
-        return len(self._streams)
 
     @property
     def is_open(self) -> bool:
@@ -150,7 +146,7 @@ class PipeCore:
 
     def finished(self, stream: Stream) -> None:
         """Both directions of a stream are over."""
-        if self._streams.pop(stream.id, None) is not None:
+        if self.streams.pop(stream.id, None) is not None:
             self._quic.end_receiving(stream.id)
             if not self._quic.is_local_stream(stream.id):
                 self._quic.release_stream(stream.id)
@@ -195,7 +191,7 @@ class PipeCore:
 
     def _stream(self, stream_id: int) -> Stream | None:
         """The stream, made if the other end has just opened it; None: it is over."""
-        stream = self._streams.get(stream_id)
+        stream = self.streams.get(stream_id)
         if stream is None and not self._quic.is_local_stream(stream_id):
             stream = self._add_stream(stream_id)
             self.unaccepted.append(stream)
@@ -211,7 +207,7 @@ class PipeCore:
             readable=not (is_unidirectional and is_local),
             writable=not (is_unidirectional and not is_local),
         )
-        self._streams[stream_id] = stream
+        self.streams[stream_id] = stream
         return stream
 
     def _take_datagram(self, data: bytes) -> None:
@@ -233,7 +229,7 @@ class PipeCore:
 
     def _end(self, error: PeersError) -> None:
         self._error = error
-        for stream in list(self._streams.values()):
+        for stream in list(self.streams.values()):
             stream.pipe_ended()
         for waiters in (self.changes, self.acceptors, self.datagram_readers):
             waiters.wake()
@@ -243,7 +239,7 @@ class PipeCore:
         if self.peer is None:
             if end.by is not EndedBy.SILENCE:
                 return explain_failure(end, other)
-            if self._heard_at is None:
+            if self._quic.is_muted:
                 return InviteExpired("the invite has expired: nobody answered it")
             return NoAnswer(f"no answer from the {other}; invite used or expired?")
         reason = printable(end.reason)

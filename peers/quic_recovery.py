@@ -9,7 +9,12 @@ from logging import LoggerAdapter
 from typing import Any
 
 from aioquic.quic.packet_builder import QuicSentPacket
-from aioquic.quic.recovery import QuicPacketPacer, QuicPacketRecovery, QuicPacketSpace
+from aioquic.quic.recovery import (
+    K_MICRO_SECOND,
+    QuicPacketPacer,
+    QuicPacketRecovery,
+    QuicPacketSpace,
+)
 
 from .quic_congestion import PipeCongestionControl
 
@@ -121,7 +126,9 @@ class PipeRecovery(QuicPacketRecovery):
         """The time of `get_loss_detection_time` has come."""
         if self._get_loss_space() is None:
             self.probe_timeouts += 1
-        super().on_loss_detection_timeout(now=now)
+        # A microsecond later: aioquic sets the timer by `sent + delay` and decides by `now - delay`,
+        # which may round the other way; the timer would then come again and again.
+        super().on_loss_detection_timeout(now=now + K_MICRO_SECOND)
         self._pto_count = min(self._pto_count, _MAX_BACKOFF)
 
     def _on_packets_lost(

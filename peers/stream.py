@@ -80,6 +80,11 @@ class Stream:
         """Whether it can be written at this end."""
         return self._writable
 
+    @property
+    def unread(self) -> int:
+        """Bytes that have arrived and wait to be read."""
+        return self._unread
+
     async def read(self, limit: int = 65536) -> bytes:
         """The next 1 to `limit` bytes, as soon as there are any; `b""`: the end.
 

@@ -62,8 +62,8 @@ class Control:
             create_app(self, rate_limits=rate_limits),
             certificate=certificate,
             send=send,
-            on_moved=self._moved,
-            on_closed=self._closed,
+            on_moved=self.connection_moved,
+            on_closed=self.connection_closed,
             limits=http3_limits or Http3Limits(),
         )
         self._loop = asyncio.get_running_loop()
@@ -104,6 +104,16 @@ class Control:
         self._follow()
         return was_there
 
+    def connection_moved(self, holder: HolderId, path: Path) -> None:
+        """An HTTP/3 connection has validated another path: its registrations follow."""
+        self._registry.move(holder, path, self._loop.time())
+        self._follow()
+
+    def connection_closed(self, holder: HolderId) -> None:
+        """An HTTP/3 connection has ended: the leases of its registrations begin to run."""
+        self._registry.release(holder, self._loop.time())
+        self._follow()
+
     @property
     def state(self) -> StateSource:
         """The present state, for a forwarder that must be filled."""
@@ -123,14 +133,6 @@ class Control:
     def http3_counters(self) -> Http3Counters:
         """What the HTTP/3 server counted."""
         return self._server.counters
-
-    def _moved(self, holder: HolderId, path: Path) -> None:
-        self._registry.move(holder, path, self._loop.time())
-        self._follow()
-
-    def _closed(self, holder: HolderId) -> None:
-        self._registry.release(holder, self._loop.time())
-        self._follow()
 
     def _follow(self) -> None:
         """After each call of the registry: pass its changes on, and see when it next expires."""

@@ -5,10 +5,12 @@ Values that belong to a record go into `extra={"fields": {...}}`: text shows the
 
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Mapping
 from enum import StrEnum
+from typing import TextIO
 
 
 class LogFormat(StrEnum):
@@ -44,10 +46,19 @@ def configure(log_format: LogFormat, level: str) -> None:
 
 
 class _Handler(logging.StreamHandler):  # type: ignore[type-arg]  # is no generic at run time
-    """Gives up quietly when stderr is closed: there is nobody left to tell."""
+    """Gives up quietly when stderr cannot be written to: there is nobody left to tell."""
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Do nothing."""
+        """When the reader has gone, write to nowhere: else Python complains once more at exit."""
+        if isinstance(sys.exc_info()[1], BrokenPipeError):
+            discard(self.stream)
+
+
+def discard(stream: TextIO) -> None:
+    """Let all that is written to a standard stream disappear."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 class _TextFormatter(logging.Formatter):

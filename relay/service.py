@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from relay.control import Control
 from relay.core.outcome import Outcome
 from relay.core.path import Path
 from relay.core.registry import RegistryLimits
-from relay.logs import ALWAYS
+from relay.logs import ALWAYS, discard
 from relay.sockets import Listener, ListenError, open_listeners
 from relay.supervisor import PoolTimes, WorkerPool, WorkersFailed
 
@@ -172,5 +171,4 @@ def _announce(listeners: Sequence[Listener]) -> None:
         sys.stdout.write(f"quicpipe-relay listening on {where}\n")
         sys.stdout.flush()
     except OSError:
-        # Else Python tries once more at exit, and complains.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard(sys.stdout)

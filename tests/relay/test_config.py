@@ -1,0 +1,127 @@
+"""The command line: what is taken, and what is said about what is not."""
+
+from pathlib import Path
+
+import pytest
+
+from relay.config import DEFAULT_LISTEN, Config, parse_config, state_directory
+from relay.core.registry import RegistryLimits
+from relay.logs import LogFormat
+from relay.sockets import ListenRequest
+from relay.supervisor import default_workers
+from relay.wire.address import Address
+
+HOME = {"HOME": "/home/somebody"}
+
+
+def test_defaults() -> None:
+    assert parse_config([], HOME) == Config(
+        listen=DEFAULT_LISTEN,
+        state_directory=Path("/home/somebody/.local/state/quicpipe"),
+        workers=default_workers(),
+    )
+    assert [str(each.address) for each in DEFAULT_LISTEN] == ["0.0.0.0:4433", "[::]:4433"]
+    assert all(each.optional for each in DEFAULT_LISTEN)
+    assert Config().lease_s == RegistryLimits().lease_s
+
+
+def test_everything_can_be_chosen() -> None:
+    arguments = (
+        "--listen 127.0.0.1:443 --listen [::1]:0 --certificate c.pem --private-key k.pem "
+        "--log-format json --log-level error --workers 3 --lease 2.5"
+    )
+    assert parse_config(arguments.split(), {}) == Config(
+        listen=(
+            ListenRequest(Address("127.0.0.1", 443)),
+            ListenRequest(Address("::1", 0)),
+        ),
+        certificate=Path("c.pem"),
+        private_key=Path("k.pem"),
+        state_directory=None,
+        log_format=LogFormat.JSON,
+        log_level="error",
+        workers=3,
+        lease_s=2.5,
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("[2001:DB8:0::1]:1", Address("2001:db8::1", 1)),
+        ("[::ffff:192.0.2.1]:1", Address("192.0.2.1", 1)),
+        ("[fe80::1%eth0]:1", Address("fe80::1%eth0", 1)),
+        ("0.0.0.0:65535", Address("0.0.0.0", 65535)),
+    ],
+)
+def test_listen_addresses_are_canonical(text: str, address: Address) -> None:
+    assert parse_config(["--listen", text], {}).listen == (ListenRequest(address),)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("--listen 127.0.0.1", "'127.0.0.1' has no port; expected IP:PORT such as"),
+        ("--listen 4433", "has no port"),
+        ("--listen 127.0.0.1:", "has no port"),
+        ("--listen 127.0.0.1:x", "has no port"),
+        ("--listen 127.0.0.1:-1", "has no port"),
+        ("--listen 127.0.0.1:٣", "has no port"),
+        ("--listen 127.0.0.1:65536", "a port is at most 65535"),
+        ("--listen 127.0.0.1:" + "9" * 5000, "a port is at most 65535"),
+        ("--listen :4433", "'' is no IP address"),
+        ("--listen localhost:4433", "names are not looked up here"),
+        ("--listen 300.0.0.1:4433", "is no IP address"),
+        ("--listen ::1:4433", "stand in brackets, as in [::1]:4433"),
+        ("--listen [127.0.0.1]:4433", "and no others, stand in brackets"),
+        ("--listen [::1]", "'[::1]' has no port"),
+        ("--certificate c.pem", "belong together"),
+        ("--private-key k.pem", "belong together"),
+        ("--workers 0", "'0' is not a number from 1 to 64"),
+        ("--workers 65", "is not a number from 1 to 64"),
+        ("--workers two", "is not a number"),
+        ("--lease 0", "is not a number of seconds from 1 to 86400"),
+        ("--lease nan", "is not a number of seconds"),
+        ("--lease long", "is not a number of seconds"),
+        ("--log-format xml", "invalid choice: 'xml'"),
+        ("--log-level loud", "invalid choice: 'loud'"),
+        ("--log json", "unrecognized arguments"),
+        ("127.0.0.1:4433", "unrecognized arguments"),
+    ],
+)
+def test_mistakes_are_explained_in_one_line(
+    arguments: str, expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        parse_config(arguments.split(), {})
+    assert exit_.value.code == 2
+    said = capsys.readouterr().err
+    assert expected in said
+    assert said.splitlines()[-1].startswith("quicpipe-relay: error: ")
+
+
+def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        parse_config(["--help"], {})
+    assert exit_.value.code == 0
+    said = capsys.readouterr().out
+    assert "--listen 127.0.0.1:0" in said
+    assert "SIGUSR1" in said
+    assert max(map(len, said.splitlines())) <= 100
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"STATE_DIRECTORY": "/var/lib/a:/var/lib/b", **HOME}, "/var/lib/a"),
+        ({"XDG_STATE_HOME": "/state", **HOME}, "/state/quicpipe"),
+        ({"STATE_DIRECTORY": "", **HOME}, "/home/somebody/.local/state/quicpipe"),
+        ({"XDG_STATE_HOME": "", **HOME}, "/home/somebody/.local/state/quicpipe"),
+    ],
+)
+def test_where_state_is_kept(environment: dict[str, str], expected: str) -> None:
+    assert state_directory(environment) == Path(expected)
+
+
+def test_without_a_home_there_is_no_state() -> None:
+    assert state_directory({}) is None

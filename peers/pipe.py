@@ -3,9 +3,11 @@
 `dial` and `accept` give open pipes. A pipe belongs to the event loop in which it was made.
 """
 
+import asyncio
 import copy
 import dataclasses
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -13,12 +15,13 @@ from typing import Self
 from .auth import Authentication, Peer
 from .connection import Connection, Routes
 from .errors import CloseCode, PeersError, PipeClosed
-from .pipe_core import DATAGRAMS_UNREAD, PipeCore
+from .pipe_core import PipeCore
 from .quic import PeerConnection
 from .quic_parts import QuicStatistics
 from .stream import Stream
 
-__all__ = ["DATAGRAMS_UNREAD", "Pipe", "PipeStatistics"]
+CLOSE_PATIENCE_S = 5.0
+"""Seconds that `Pipe.close` waits at the most. Usually it takes three probe timeouts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +29,7 @@ class PipeStatistics(QuicStatistics):
     """Counts since the start, and the state of the path now. Sizes in bytes, times in seconds."""
 
     datagrams_dropped_unread: int
-    """Datagrams that came while `DATAGRAMS_UNREAD` others waited to be read."""
+    """Datagrams that were dropped because too many waited to be fetched."""
     streams_open: int
     """Streams whose two directions are not both over."""
     bytes_unacknowledged: int
@@ -147,8 +150,11 @@ class Pipe:
         :param reason: for people; up to 200 bytes of it are sent.
         """
         self._core.finish(code, reason)
-        while not self._quic.is_gone:
-            await self._core.changes.wait()
+        # The endpoint's timer ends the closing period; if the endpoint was closed first, ours does.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_PATIENCE_S):
+                while not self._quic.is_gone:
+                    await self._core.changes.wait()
         if self._on_close is not None:
             await self._on_close()
 

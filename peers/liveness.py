@@ -132,29 +132,20 @@ class AttemptLimits:
     eager_s: float = 30.0
     """For so long it is tried every `interval_s`; then the interval doubles each time."""
     longest_interval_s: float = 15.0
-    same_way: int = 3
-    """So many attempts go the way that we know; later ones try all addresses on fresh sockets."""
 
 
 class AttemptSchedule:
-    """When to try to reach a relay that was lost, and how. There is no last attempt."""
+    """When to try to reach a relay that was lost. There is no last attempt."""
 
     def __init__(self, now: float, limits: AttemptLimits | None = None) -> None:
         self._limits = limits or AttemptLimits()
         self._start = now
         self._interval = self._limits.interval_s
-        self._count = 0
         self.next_at = now
         """When the next attempt is due."""
 
-    @property
-    def afresh(self) -> bool:
-        """Whether the next attempt is to go to all addresses, on fresh sockets."""
-        return self._count >= self._limits.same_way
-
     def attempted(self, now: float) -> None:
         """An attempt has begun."""
-        self._count += 1
         if now - self._start >= self._limits.eager_s:
             self._interval = min(2 * self._interval, self._limits.longest_interval_s)
         self.next_at = now + self._interval

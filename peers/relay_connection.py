@@ -23,8 +23,8 @@ from aioquic.quic.events import (
 from .connection_ids import ConnectionIdSource
 from .endpoint import Endpoint, Way
 from .errors import PeersError, RegistrationFailed, RelayUnreachable, printable
-from .quic import PeerConnection
 from .quic_parts import HTTP3_ALPN, TlsParts, TransportSettings
+from .quic_relay import RelayQuicConnection
 
 IDLE_TIMEOUT_S = 40.0
 """Seconds; more than two keepalives. The liveness of the link finds out much sooner."""
@@ -78,7 +78,7 @@ class RelayConnection:
         loop = asyncio.get_running_loop()
         self._endpoint = endpoint
         self._place = endpoint.place(way)
-        self._quic = PeerConnection(
+        self._quic = RelayQuicConnection(
             parts=TlsParts(alpn=HTTP3_ALPN, server_name=_server_name(host)),
             connection_ids=ConnectionIdSource.towards_http3(),
             settings=TransportSettings(idle_timeout_s=IDLE_TIMEOUT_S),
@@ -87,6 +87,8 @@ class RelayConnection:
         self._http: H3Connection | None = None  # None until the relay is trusted
         self._exchanges: dict[int, _Exchange] = {}  # by stream
         self._ping_id = 0
+        self._challenges = 0  # how many of the relay's path challenges were noticed
+        self._moved_ping_id = 0  # its acknowledgement says that the relay has our new address
         self.way = way
         self.chain: list[bytes] = []
         """The relay's certificates in DER; empty before `ready`."""
@@ -95,6 +97,8 @@ class RelayConnection:
         self.ended: asyncio.Future[str] = loop.create_future()
         """Done when the connection is over; says why."""
         self.on_ping_acknowledged: Callable[[float], None] | None = None
+        self.on_moved: Callable[[float], None] | None = None
+        """Called when the relay has seen that we are at another address, and has validated it."""
         self._quic.follow_routes(self._place)
         self._quic.start(loop.time())
         self._place.attach(self)
@@ -174,16 +178,26 @@ class RelayConnection:
             match event:
                 case HandshakeCompleted():
                     self._begin()
-                case PingAcknowledged():
-                    if self.on_ping_acknowledged is not None:
-                        self.on_ping_acknowledged(now)
+                case PingAcknowledged(uid=ping_id):
+                    self._acknowledged(ping_id, now)
                 case ConnectionTerminated():
                     pass  # comes late, after the draining period: see below
                 case _:
                     self._handle_http(event)
+        if self._quic.path_challenges > self._challenges:
+            # The answer goes out with this ping; when that is acknowledged the relay has both.
+            self._challenges = self._quic.path_challenges
+            self.ping()
+            self._moved_ping_id = self._ping_id
         end = self._quic.end
         if end is not None and not self.ended.done():
             self._leave(printable(end.reason) or f"closed with code {end.code}")
+
+    def _acknowledged(self, ping_id: int, now: float) -> None:
+        if self.on_ping_acknowledged is not None:
+            self.on_ping_acknowledged(now)
+        if ping_id == self._moved_ping_id and self.on_moved is not None:
+            self.on_moved(now)
 
     def _begin(self) -> None:
         """The relay has proved that it has the certificate's key: is it one that we trust?"""

@@ -179,6 +179,7 @@ class RelayLink:
         if former is not None:
             former.close()
         connection.on_ping_acknowledged = self._acknowledged
+        connection.on_moved = self._endpoint.probe_pipes
         connection.ended.add_done_callback(lambda _: self._ended(connection))
         self._liveness = Liveness(now)
         self._up.set()

@@ -1,6 +1,7 @@
 """Finding the relay: at first, and again after it was lost. docs/protocol.md §3.4, RFC 8305."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
@@ -20,6 +21,8 @@ STAGGER_S = 0.25
 """Seconds between the first attempts at two addresses (RFC 8305 §5)."""
 SILENT_ATTEMPT_S = 3.0
 """Seconds without any answer after which an attempt to reconnect is given up."""
+RESOLVE_INTERVAL_S = 5.0
+"""Seconds between two resolutions of the relay's name."""
 CLOCK_S = 0.001
 """Seconds by which a timer may come early."""
 FRESH_ADDRESSES = 4
@@ -39,6 +42,7 @@ class RelaySearch:
         self._loop = asyncio.get_running_loop()
         self._addresses: list[Address] = []  # as last resolved
         self._resolving: asyncio.Task[None] | None = None
+        self._resolve_at = 0.0  # not again before
 
     def stop(self) -> None:
         """Stop what may still be running beside a search."""
@@ -82,13 +86,19 @@ class RelaySearch:
         """
         schedule = AttemptSchedule(self._loop.time())
         race = Race(self._endpoint, self._begin)
+        afresh_at = math.inf
         try:
             while not recovered.done():
-                now = self._loop.time()
-                if now >= schedule.next_at - CLOCK_S:
-                    self._attempt(race, afresh=schedule.afresh)
+                now = self._loop.time() + CLOCK_S
+                if now >= schedule.next_at:
+                    if self._endpoint.current is not None:
+                        race.enter(self._endpoint.current, SILENT_ATTEMPT_S)
                     schedule.attempted(now)
-                left = schedule.next_at - self._loop.time()
+                    afresh_at = now + STAGGER_S
+                elif now >= afresh_at:
+                    self._attempt_afresh(race)
+                    afresh_at = math.inf
+                left = min(schedule.next_at, afresh_at) - self._loop.time()
                 winner = await race.next_winner(left, recovered)
                 if winner is not None and await settle(winner):
                     return winner
@@ -96,17 +106,19 @@ class RelaySearch:
         finally:
             race.stop()
 
-    def _attempt(self, race: Race, *, afresh: bool) -> None:
-        """One more: by the way that we know, and later by fresh sockets to other addresses, too."""
-        if self._endpoint.current is not None:
-            race.enter(self._endpoint.current, SILENT_ATTEMPT_S)
-        if afresh:
-            if self._resolving is None:
-                self._resolving = self._loop.create_task(self._resolve_again())
-            for address in self._addresses[:FRESH_ADDRESSES]:
-                self._enter(race, address, SILENT_ATTEMPT_S)
-            rest = self._addresses[FRESH_ADDRESSES:]
-            self._addresses = rest + self._addresses[:FRESH_ADDRESSES]  # each has its turn
+    def _attempt_afresh(self, race: Race) -> None:
+        """Try all addresses, from fresh sockets: ours, or the relay's, may be of no use any more.
+
+        A little after the way that we know, which is to win if it can: NATs need not learn of us.
+        """
+        now = self._loop.time()
+        if self._resolving is None and now >= self._resolve_at:
+            self._resolve_at = now + RESOLVE_INTERVAL_S
+            self._resolving = self._loop.create_task(self._resolve_again())
+        for address in self._addresses[:FRESH_ADDRESSES]:
+            self._enter(race, address, SILENT_ATTEMPT_S)
+        rest = self._addresses[FRESH_ADDRESSES:]
+        self._addresses = rest + self._addresses[:FRESH_ADDRESSES]  # each has its turn
 
     async def _resolve_again(self) -> None:
         # Beside the attempts, not before them: without a network the resolver may hang for long.

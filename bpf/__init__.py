@@ -1,0 +1,1 @@
+"""Forwarding in the kernel: an XDP program, its maps, its loader. docs/kernel-path.md."""

@@ -125,6 +125,23 @@ def test_a_client_that_vanishes_is_forgotten_in_the_end() -> None:
     run_virtual(main())
 
 
+def test_a_client_that_leaves_before_the_answer_leaves_nothing_behind() -> None:
+    """Its request may be followed or not; a registration that nobody holds must not stay."""
+
+    async def main() -> None:
+        async with scene() as here:
+            for turns in range(12):  # how far the request gets before the connection ends
+                client = await here.world.connect(1000 + turns)
+                client.request("POST", "/v1/register", BODY)
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                client.close()
+                await asyncio.sleep(3 * LEASE)
+                assert here.control.registrations == 0, turns
+
+    run_virtual(main(), limit_s=1e6)
+
+
 def test_the_lease_ends_to_the_moment_and_packets_start_it_anew() -> None:
     async def main() -> None:
         async with scene() as here:

@@ -56,7 +56,7 @@ class UdpShim:
         self._delayed: list[tuple[float, int, bytes, Address, bool]] = []
         self._sequence = 0
         self._running = True
-        self._commands: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._commands: SimpleQueue[Callable[[], object]] = SimpleQueue()
         self._wake, self._woken = socket.socketpair()
         self._woken.setblocking(False)
         self._thread = threading.Thread(target=self._run, name="udp-shim", daemon=True)
@@ -80,10 +80,17 @@ class UdpShim:
             raise RuntimeError("the shim's thread does not end")
 
     def rebind(self) -> None:
-        """From now on each peer has another port at the relay; what goes to the old one is lost."""
-        self._command(self._close_outward)
+        """From now on each peer has another port at the relay; what goes to the old one is lost.
 
-    def _command(self, command: Callable[[], None]) -> None:
+        :raises TimeoutError: the thread has ended, or hangs.
+        """
+        done = threading.Event()
+        self._command(self._close_outward)
+        self._command(done.set)
+        if not done.wait(10):
+            raise TimeoutError("the shim does not answer: its time is over")
+
+    def _command(self, command: Callable[[], object]) -> None:
         self._commands.put(command)
         with contextlib.suppress(BrokenPipeError):  # its time was over: the thread has ended
             self._wake.send(b"!")

@@ -96,6 +96,10 @@ def test_lateness_reorders() -> None:
     assert sorted(arrived) == list(range(1000))
 
 
+def test_jitter_keeps_the_order() -> None:
+    assert _arrivals(Conditions(jitter_s=0.1), 1000) == list(range(1000))
+
+
 def test_mtu_drops_and_never_fragments() -> None:
     assert _arrivals(Conditions(mtu=1028), 3) == [0, 1, 2]
     assert _arrivals(Conditions(mtu=1027), 3) == []

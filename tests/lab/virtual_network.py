@@ -32,10 +32,10 @@ class Conditions:
 
     latency_s: float = 0.01
     jitter_s: float = 0.0
-    """Up to so much later, evenly spread: what is sent close together also changes its order."""
+    """Up to so much later, evenly spread; a queue does that, so the order stays."""
     loss: float = 0.0
     duplicate: float = 0.0
-    """Arrives twice, the second time with a delay of its own."""
+    """Arrives twice, each time with a delay of its own."""
     late: float = 0.0
     """Arrives `late_s` later: reordering, also among datagrams that are far apart."""
     late_s: float = 0.05
@@ -65,6 +65,7 @@ class Link:
         self._network = network
         self._name = name
         self._busy_until = 0.0
+        self._last_arrival = 0.0  # of those that were not late
 
     def carry(self, packet: "Packet", arrive: "Callable[[Packet], None]") -> None:
         """Lose the packet, or call `arrive` with it later: once, or twice."""
@@ -88,10 +89,14 @@ class Link:
             self._network.drop(f"{self._name}: queue full")
             return
         self._busy_until = start + packet.size / conditions.rate
-        delay = conditions.latency_s + conditions.jitter_s * chance.random()
+        arrival = self._busy_until + conditions.latency_s + conditions.jitter_s * chance.random()
         if chance.random() < conditions.late:
-            delay += conditions.late_s
-        loop.call_at(self._busy_until + delay, arrive, packet)
+            arrival += conditions.late_s
+        else:
+            # Not the same moment: asyncio does not keep the order of timers that are due together.
+            arrival = max(arrival, math.nextafter(self._last_arrival, math.inf))
+            self._last_arrival = arrival
+        loop.call_at(arrival, arrive, packet)
 
 
 @dataclass(frozen=True, slots=True)

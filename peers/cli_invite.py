@@ -1,0 +1,129 @@
+"""How the commands hand the invite over: by standard output and input, or by a file."""
+
+import contextlib
+import os
+import time
+from functools import partial
+from pathlib import Path
+
+from .cli_io import in_daemon_thread, put, say
+from .cli_options import STANDARD_STREAM
+from .errors import FileUnusable, InviteInvalid
+from .invite import MAX_LINE, Invite, read_line
+from .private_file import write_private
+
+WAIT_FOR_FILE_S = 10.0
+"""Seconds to wait for a file that is not there yet: both ends may be started at once."""
+_POLL_S = 0.1
+
+
+def is_standard_stream(path: Path | None) -> bool:
+    """Whether the invite goes by standard output or input."""
+    return path is None or path == STANDARD_STREAM
+
+
+async def publish(invite: Invite, path: Path | None) -> None:
+    """Write the invite to standard output, or to a file that nobody else can read.
+
+    A file is replaced if it holds an older invite; a device or a pipe is written to.
+
+    :raises FileUnusable: if it cannot be written, or holds something else.
+    """
+    line = invite.encode()
+    if path is None or is_standard_stream(path):
+        await in_daemon_thread(partial(put, line))
+    elif _is_special(path):
+        # A named pipe, say: it cannot be opened before somebody reads it.
+        await in_daemon_thread(partial(_write_special, path, line))
+    else:
+        _write_file(path, line)
+
+
+def withdraw(invite: Invite, path: Path | None) -> None:
+    """Remove the file again once the invite is used up, if it is still the one we wrote."""
+    if path is None or is_standard_stream(path):
+        return
+    with contextlib.suppress(OSError):
+        if path.is_file() and path.read_bytes() == invite.encode().encode():
+            path.unlink()
+
+
+def obtain(path: Path | None) -> Invite:
+    """Read the invite from standard input, leaving what follows, or from a file. Blocks.
+
+    :raises InviteInvalid: if it is none.
+    :raises FileUnusable: if there is no such file, also after `WAIT_FOR_FILE_S`.
+    """
+    if path is None or is_standard_stream(path):
+        if os.isatty(0):
+            say("paste the invite here:")
+        try:
+            return Invite.decode(read_line(_ByteWise(0)))
+        except OSError as error:
+            raise FileUnusable(f"cannot read standard input: {error.strerror}") from None
+    _wait_for(path)
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_LINE + 1)
+    except OSError as error:
+        raise FileUnusable(f"cannot read {path}: {error.strerror}") from None
+    return Invite.decode(content)
+
+
+def _is_special(path: Path) -> bool:
+    return path.exists() and not path.is_file()
+
+
+def _write_special(path: Path, line: str) -> None:
+    try:
+        path.write_text(line)
+    except OSError as error:
+        raise FileUnusable(f"cannot write {path}: {error.strerror}") from None
+
+
+def _write_file(path: Path, line: str) -> None:
+    try:
+        if path.exists() and not _is_invite(path):
+            raise FileUnusable(f"{path} exists and is not an invite: it is not overwritten")
+    except OSError as error:
+        raise FileUnusable(f"cannot read {path}: {error.strerror}") from None
+    write_private(path, line.encode(), overwrite=True)
+
+
+def _is_invite(path: Path) -> bool:
+    """Whether a file holds an invite, or nothing yet (as `mktemp` makes it)."""
+    with path.open("rb") as file:
+        content = file.read(MAX_LINE + 1)
+    try:
+        return not content or bool(Invite.decode(content))
+    except InviteInvalid:
+        return False
+
+
+def _wait_for(path: Path) -> None:
+    deadline = time.monotonic() + WAIT_FOR_FILE_S
+    if not path.exists():
+        say(f"waiting for {path}")
+    while not path.exists():
+        if time.monotonic() > deadline:
+            raise FileUnusable(
+                f"there is no file {path}: bring the one that 'quicpipe dial --invite FILE' wrote"
+            )
+        time.sleep(_POLL_S)
+
+
+class _ByteWise:
+    """Lines straight from a descriptor: what follows them is left to whoever reads it next."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def readline(self, limit: int, /) -> bytes:
+        """A line with its newline, at most `limit` bytes; less at the end."""
+        line = bytearray()
+        while len(line) < limit and not line.endswith(b"\n"):
+            byte = os.read(self._descriptor, 1)
+            if not byte:
+                break
+            line += byte
+        return bytes(line)

@@ -1,0 +1,334 @@
+"""`quicpipe dial` and `quicpipe accept` as processes, through a relay that is one too."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import stat
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from peers import keys
+from peers.identity import Identity
+from peers.invite import Invite
+from tests.lab.processes import RelayProcess
+from tests.peers.command import Command, finish_both, run, started
+
+CONTENT = bytes(range(256)) * 3 + os.urandom(1_500_000)
+
+
+@pytest.fixture(scope="module")
+def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RelayProcess]:
+    with RelayProcess(tmp_path_factory.mktemp("relay"), "127.0.0.1", "::1", workers=1) as process:
+        yield process
+
+
+@pytest.fixture
+def at(relay: RelayProcess) -> list[str]:
+    """The option that names the relay."""
+    return ["--relay", str(relay.address)]
+
+
+@contextlib.contextmanager
+def joined(
+    dial: list[str], accept: list[str], home: Path, content: bytes = b""
+) -> Iterator[tuple[Command, Command]]:
+    """`dial < content | accept`, as a shell makes it."""
+    source = home / "content"
+    source.write_bytes(content)
+    reader, writer = os.pipe()
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(source.open("rb"))
+        dialer = stack.enter_context(started("dial", *dial, home=home, stdin=file, stdout=writer))
+        os.close(writer)
+        accepter = stack.enter_context(started("accept", *accept, home=home, stdin=reader))
+        os.close(reader)
+        yield dialer, accepter
+
+
+def read_invite(dialer: Command) -> str:
+    line = dialer.stdout.readline().decode()
+    Invite.decode(line)
+    return line
+
+
+@pytest.mark.parametrize("content", [b"", b"x", CONTENT], ids=len)
+@pytest.mark.parametrize("family", [0, 1], ids=["ipv4", "ipv6"])
+def test_a_file_goes_through_and_the_pipeline_ends_by_itself(
+    relay: RelayProcess, tmp_path: Path, content: bytes, family: int
+) -> None:
+    option = ["--relay", str(relay.addresses[family])]
+    with joined(option, [], tmp_path, content) as (dialer, accepter):
+        sent, received = finish_both(dialer, accepter)
+    assert received.out == content
+    assert (sent.code, received.code) == (0, 0), sent.err + received.err
+    assert "the invite is a secret" in sent.complaint
+    assert received.err == ""
+
+
+def test_both_ways_with_a_file_that_the_accepter_waits_for(at: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "invite.json"
+    option = ["--invite", str(path)]
+    with (
+        started("accept", *option, home=tmp_path) as accepter,
+        started("dial", *at, *option, home=tmp_path) as dialer,
+    ):
+        dialer.stdin.write(b"ping\n")
+        dialer.stdin.flush()
+        assert accepter.stdout.readline() == b"ping\n"
+        assert not path.exists(), "a used invite is removed"
+        accepter.stdin.write(b"pong\n")
+        accepter.stdin.flush()
+        assert dialer.stdout.readline() == b"pong\n"
+        # One direction ends, the other goes on.
+        dialer.stdin.close()
+        dialer.process.stdin = None
+        accepter.stdin.write(CONTENT)
+        here, there = finish_both(dialer, accepter)
+    assert here.out == CONTENT
+    assert (here.code, there.code) == (0, 0)
+
+
+def test_the_invite_file_is_private_and_replaces_an_older_one_only(
+    at: list[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "invite.json"
+    path.write_text("precious\n")
+    result = run("dial", *at, "--invite", path, home=tmp_path)
+    assert result.code == 1
+    assert "is not an invite: it is not overwritten" in result.err
+    assert path.read_text() == "precious\n"
+    path.write_text("")
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        before = path.read_text()
+        with started("dial", *at, "--invite", path, home=tmp_path) as dialer:
+            while path.read_text() == before:
+                assert dialer.process.poll() is None
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600
+            Invite.decode(path.read_bytes())
+            dialer.process.send_signal(number)
+            dialer.process.wait(20)
+    assert not path.exists(), "an invite that nobody can answer any more is removed"
+
+
+def test_the_invite_can_go_into_a_named_pipe(at: list[str], tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo, 0o600)
+    with (
+        started("dial", *at, "--invite", fifo, home=tmp_path) as dialer,
+        started("accept", "--invite", fifo, home=tmp_path) as accepter,
+    ):
+        here, there = finish_both(dialer, accepter, b"to the accepter", b"to the dialer")
+    assert (here.out, there.out) == (b"to the dialer", b"to the accepter")
+    assert (here.code, there.code) == (0, 0)
+    assert fifo.is_fifo()
+
+
+def test_whoever_only_takes_the_invite_leaves_the_dialer_waiting(
+    at: list[str], tmp_path: Path
+) -> None:
+    # As `quicpipe dial < file | head -1 > invite` does.
+    with started("dial", *at, home=tmp_path) as dialer:
+        line = read_invite(dialer)
+        dialer.stdout.close()
+        dialer.process.stdout = None
+        with started("accept", home=tmp_path) as accepter:
+            accepter.stdin.write(line.encode())
+            accepter.stdin.close()
+            accepter.process.stdin = None
+            sent, received = finish_both(dialer, accepter, CONTENT)
+    assert received.out == CONTENT
+    assert (sent.code, received.code) == (0, 0)
+
+
+class TestAuthentication:
+    def test_a_pairing_key(self, at: list[str], tmp_path: Path) -> None:
+        path = tmp_path / "pair.key"
+        run("keygen", "--output", path, home=tmp_path)
+        option = ["--pairing-key-file", str(path)]
+        with joined([*at, *option], option, tmp_path, b"paired") as (dialer, accepter):
+            sent, received = finish_both(dialer, accepter)
+        assert (sent.code, received.code, received.out) == (0, 0, b"paired")
+        assert sent.err == "", "this invite is no secret"
+
+    def test_a_pairing_key_from_the_environment(self, at: list[str], tmp_path: Path) -> None:
+        key = keys.generate()
+        variables = {"QUICPIPE_PAIRING_KEY": keys.encode(key), "QUICPIPE_RELAY": at[1]}
+        with started("dial", home=tmp_path, variables=variables) as dialer:
+            line = read_invite(dialer)
+            assert json.loads(line)["auth"] == "pairing-key"
+            assert "key" not in json.loads(line)
+            with started("accept", home=tmp_path, variables=variables) as accepter:
+                sent, received = finish_both(dialer, accepter, b"paired", line.encode())
+        assert (sent.code, received.code, received.out) == (0, 0, b"paired")
+
+    def test_different_pairing_keys(self, at: list[str], tmp_path: Path) -> None:
+        options = []
+        for name in ("a.key", "b.key"):
+            run("keygen", "--output", name, home=tmp_path)
+            options.append(["--pairing-key-file", str(tmp_path / name)])
+        with joined([*at, *options[0]], options[1], tmp_path, b"secret") as (dialer, accepter):
+            sent, received = finish_both(dialer, accepter)
+        assert (sent.code, received.code, received.out) == (1, 1, b"")
+        assert "key" in sent.complaint
+        assert "key" in received.complaint
+
+    def test_certificates(self, at: list[str], tmp_path: Path) -> None:
+        home = tmp_path / "accepter"
+        home.mkdir()
+        ours = run("identity", home=tmp_path).out.decode().strip()
+        theirs = run("identity", home=home).out.decode().strip()
+        identity = home / "config" / "quicpipe" / "identity.pem"
+        accept = ["--peer", ours.upper(), "--identity", str(identity)]
+        with joined([*at, "--peer", theirs, "-v"], accept, tmp_path, b"hello") as (
+            dialer,
+            accepter,
+        ):
+            sent, received = finish_both(dialer, accepter)
+        assert (sent.code, received.code, received.out) == (0, 0, b"hello")
+        assert theirs in sent.err
+
+    @pytest.mark.parametrize("stranger", ["dialer", "accepter"])
+    def test_a_certificate_that_is_not_pinned(
+        self, at: list[str], tmp_path: Path, stranger: str
+    ) -> None:
+        prints = {}
+        for name in ("dialer", "accepter", "other"):
+            identity = Identity.generate()
+            identity.save(tmp_path / f"{name}.pem")
+            prints[name] = identity.fingerprint
+        pinned = prints | {stranger: prints["other"]}
+        dial = ["--identity", "dialer.pem", "--peer", pinned["accepter"]]
+        accept = ["--identity", "accepter.pem", "--peer", pinned["dialer"]]
+        with joined([*at, *dial], accept, tmp_path, b"secret") as (dialer, accepter):
+            sent, received = finish_both(dialer, accepter)
+        assert (sent.code, received.code, received.out) == (1, 1, b"")
+        refusing, refused = (received, sent) if stranger == "dialer" else (sent, received)
+        assert f"{prints[stranger]} is not pinned" in refusing.complaint
+        assert "refused us" in refused.complaint
+
+    def test_an_invite_whose_key_was_altered(self, at: list[str], tmp_path: Path) -> None:
+        with started("dial", *at, home=tmp_path) as dialer:
+            invite = replace(Invite.decode(read_invite(dialer)), key=os.urandom(32))
+            received = run("accept", home=tmp_path, stdin=invite.encode().encode())
+            sent = dialer.finish()
+        assert (sent.code, received.code) == (1, 1)
+        assert "key" in received.complaint
+        assert "key" in sent.err.splitlines()[-1]
+
+    def test_the_originals_kind(self, at: list[str], tmp_path: Path) -> None:
+        with started("dial", *at, "--original", home=tmp_path) as dialer:
+            line = dialer.stdout.readline()
+            assert list(json.loads(line)) == ["packet"]
+            variables = {"QHOST": at[1]}
+            with started("accept", "--original", home=tmp_path, variables=variables) as accepter:
+                sent, received = finish_both(dialer, accepter, CONTENT, line)
+        assert received.out == CONTENT
+        assert (sent.code, received.code) == (0, 0)
+        assert "nobody is authenticated" in sent.complaint
+
+
+class TestWhatGoesWrong:
+    def test_nobody_answers_before_the_invite_expires(self, at: list[str], tmp_path: Path) -> None:
+        result = run("dial", *at, "--expires", "1s", home=tmp_path)
+        assert result.code == 1
+        assert "expired" in result.err.splitlines()[-1]
+
+    def test_an_invite_that_was_used(self, at: list[str], tmp_path: Path) -> None:
+        with started("dial", *at, home=tmp_path) as dialer:
+            line = read_invite(dialer)
+            with started("accept", home=tmp_path) as accepter:
+                sent, received = finish_both(dialer, accepter, b"", line.encode())
+            assert (sent.code, received.code) == (0, 0)
+        result = run("accept", home=tmp_path, stdin=line.encode())
+        assert result.code == 1
+        assert "no answer from the dialer; invite used or expired?" in result.complaint
+
+    def test_no_relay_there(self, tmp_path: Path) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+            silent.bind(("127.0.0.1", 0))
+            port = silent.getsockname()[1]
+            result = run("dial", "--relay", f"127.0.0.1:{port}", home=tmp_path)
+        assert result.code == 1
+        assert f"127.0.0.1:{port}" in result.complaint
+
+    def test_no_such_name(self, tmp_path: Path) -> None:
+        result = run("dial", "--relay", "no-such-host.invalid", home=tmp_path)
+        assert result.code == 1
+        assert "no-such-host.invalid" in result.complaint
+
+    def test_another_relay_than_the_one_expected(self, at: list[str], tmp_path: Path) -> None:
+        pin = ["--relay-fingerprint", "ab" * 32]
+        result = run("dial", *at, *pin, home=tmp_path)
+        assert result.code == 1
+        assert "expected sha256:abab" in result.complaint
+
+    def test_an_invite_to_another_relay(self, at: list[str], tmp_path: Path) -> None:
+        with started("dial", *at, home=tmp_path) as dialer:
+            invite = Invite.decode(read_invite(dialer))
+            other = replace(invite, fingerprint="sha256:" + "cd" * 32)
+            result = run("accept", home=tmp_path, stdin=other.encode().encode())
+        assert result.code == 1
+        assert "expected sha256:cdcd" in result.complaint
+
+    @pytest.mark.parametrize(
+        ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+    )
+    def test_a_signal_ends_both(
+        self, at: list[str], tmp_path: Path, number: signal.Signals, code: int
+    ) -> None:
+        option = ["--invite", str(tmp_path / "invite.json")]
+        with (
+            started("dial", *at, *option, home=tmp_path) as dialer,
+            started("accept", *option, home=tmp_path) as accepter,
+        ):
+            dialer.stdin.write(b"hello\n")
+            dialer.stdin.flush()
+            assert accepter.stdout.readline() == b"hello\n"
+            dialer.process.send_signal(number)
+            # The other one's standard input is silent, and open.
+            assert accepter.process.wait(20) == 1
+            assert dialer.process.wait(20) == code
+            assert "interrupted" in accepter.finish().err
+            assert "Traceback" not in dialer.finish().err
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_a_signal_ends_a_dialer_that_waits(
+        self, at: list[str], tmp_path: Path, number: signal.Signals
+    ) -> None:
+        with started("dial", *at, home=tmp_path) as dialer:
+            read_invite(dialer)
+            dialer.process.send_signal(number)
+            assert dialer.process.wait(20) == 128 + number
+            assert "Traceback" not in dialer.finish().err
+
+    def test_ctrl_c_while_the_invite_is_awaited(self, tmp_path: Path) -> None:
+        with started("accept", "--invite", "missing.json", home=tmp_path) as accepter:
+            assert accepter.process.stderr is not None
+            assert b"waiting for missing.json" in accepter.process.stderr.readline()
+            accepter.process.send_signal(signal.SIGINT)
+            assert accepter.process.wait(20) == 130
+            assert accepter.finish().err == ""
+
+    def test_standard_output_that_is_closed(self, at: list[str], tmp_path: Path) -> None:
+        with joined(at, [], tmp_path, CONTENT * 4) as (dialer, accepter):
+            assert accepter.stdout.read(10) == CONTENT[:10]
+            accepter.stdout.close()
+            accepter.process.stdout = None
+            sent, received = finish_both(dialer, accepter)
+        assert (sent.code, received.code) == (1, 1)
+        assert "standard output was closed" in received.complaint
+        assert "takes no more" in sent.err.splitlines()[-1]
+
+    def test_a_full_disk_at_the_other_end(self, at: list[str], tmp_path: Path) -> None:
+        with started("dial", *at, home=tmp_path) as dialer, open("/dev/full", "wb") as full:
+            line = read_invite(dialer)
+            with started("accept", home=tmp_path, stdout=full) as accepter:
+                sent, received = finish_both(dialer, accepter, CONTENT, line.encode())
+        assert (sent.code, received.code) == (1, 1)
+        assert "No space left on device" in received.complaint
+        assert "No space left on device" in sent.err.splitlines()[-1]

@@ -1,7 +1,9 @@
 """The QUIC connection of a peer: aioquic's, made fit for pipes.
 
 This module and the `quic_*` beside it are the only ones in `peers` that touch what aioquic does not
-offer publicly. tests/test_internals.py names every attribute that they rely on. Overridden here:
+offer publicly. tests/test_internals.py names every attribute that they rely on. The connection is
+built in layers: quic_flow.py (windows), quic_ids.py (connection IDs), quic_handshake.py (TLS), and
+here its life: waiting, timers, closing. Overridden in all of them:
 
 - `_replenish_connection_ids`: connection IDs are derived and registered, not random;
 - `_idle_timeout`: long while a dialer waits, short afterwards;
@@ -14,7 +16,6 @@ offer publicly. tests/test_internals.py names every attribute that they rely on.
 """
 
 import logging
-from functools import partial
 
 from aioquic import tls
 from aioquic._buffer import Buffer
@@ -28,30 +29,17 @@ from aioquic.quic.packet import QuicErrorCode, QuicFrameType, QuicHeader
 from aioquic.quic.packet_builder import QuicPacketBuilder
 from aioquic.quic.recovery import QuicPacketSpace
 
-from relay.wire.invariants import LongHeader, parse_invariants
-
 from .connection_ids import ConnectionIdSource
 from .quic_farewell import Farewell
-from .quic_ids import RoutedConnection
+from .quic_handshake import SMALLEST_INITIAL, HandshakeConnection
 from .quic_parts import CRYPTO_ERROR, End, EndedBy, QuicStatistics, TlsParts, TransportSettings
 from .quic_recovery import PipeRecovery
-from .quic_tls import (
-    check_psk_used,
-    configuration,
-    peer_certificates,
-    psk_lookup,
-    request_client_certificate,
-)
 
 PEER = ("peer", 0)
 """The one address that the other end has, to QUIC (docs/protocol.md §6.4)."""
 
 MAX_REASON = 200
 """Bytes of a reason phrase that we send: it must fit in one packet beside an acknowledgement."""
-
-QUIC_V1 = 1
-SMALLEST_INITIAL = 1200
-"""RFC 9000 §14.1."""
 
 _ACK_EVERY = 10
 """So many packets are acknowledged at once; fewer after aioquic's delay of a millisecond."""
@@ -66,7 +54,7 @@ _logger = logging.getLogger(__name__)
 _logger.addHandler(logging.NullHandler())
 
 
-class PeerConnection(RoutedConnection):
+class PeerConnection(HandshakeConnection):
     """One QUIC connection to another peer, or to the relay's HTTP/3.
 
     The times that it is given are the event loop's, in seconds.
@@ -89,25 +77,14 @@ class PeerConnection(RoutedConnection):
         """:raises ValueError: if the first datagram does not begin with a v1 long header, or no
         connection ID is left to take."""
         settings = settings or TransportSettings()
-        is_client = first_datagram is None
-        super().__init__(
-            settings,
-            connection_ids,
-            configuration=configuration(parts, settings, is_client=is_client),
-            original_destination_connection_id=_first_destination(first_datagram),
-            session_ticket_fetcher=(
-                None if is_client or parts.psk is None else partial(psk_lookup, parts.psk)
-            ),
-        )
-        self._parts = parts
-        self._first_datagram = first_datagram
+        super().__init__(settings, connection_ids, parts, first_datagram)
         self._logger = QuicConnectionAdapter(
             _logger, {"id": self.original_destination_connection_id.hex()}
         )
         self._loss = PipeRecovery(
             initial_rtt=self.configuration.initial_rtt,
             max_datagram_size=settings.max_datagram_size,
-            is_client=is_client,
+            is_client=self._is_client,
             send_probe=self._send_probe,
             logger=self._logger,
         )
@@ -231,34 +208,9 @@ class PeerConnection(RoutedConnection):
     # Looking
 
     @property
-    def is_client(self) -> bool:
-        """Whether this end is the TLS client: the dialer."""
-        return self._is_client
-
-    @property
     def is_muted(self) -> bool:
         """Whether it waits for the answer to a first flight that went another way."""
         return self._muted
-
-    @property
-    def is_handshake_complete(self) -> bool:
-        """Whether the other end has proven what TLS lets it prove."""
-        return self._handshake_complete
-
-    @property
-    def is_handshake_confirmed(self) -> bool:
-        """Whether the other end is also known to have accepted us (RFC 9001 §4.1.2)."""
-        return self._handshake_confirmed
-
-    @property
-    def is_psk_used(self) -> bool:
-        """Whether the handshake used the pre-shared key."""
-        return self._handshake_complete and self.tls.session_resumed
-
-    @property
-    def peer_certificates(self) -> list[bytes]:
-        """What the other end has shown, DER, its own certificate first; empty: nothing."""
-        return peer_certificates(self.tls)
 
     @property
     def end(self) -> End | None:
@@ -310,30 +262,12 @@ class PeerConnection(RoutedConnection):
 
     # Overridden
 
-    def _initialize(self, peer_cid: bytes) -> None:
-        super()._initialize(peer_cid)
-        if self._parts.request_certificate and not self._is_client:
-            request_client_certificate(self.tls)
-
     def _idle_timeout(self) -> float:
         # RFC 9000 §10.1: the smaller of the two; 0 stands for none.
         theirs = self._remote_max_idle_timeout
         if not theirs or theirs > self._idle_s:
             return self._idle_s
         return max(theirs, _SHORTEST_IDLE_S)
-
-    def _update_traffic_key(
-        self,
-        direction: tls.Direction,
-        epoch: tls.Epoch,
-        cipher_suite: tls.CipherSuite,
-        secret: bytes,
-    ) -> None:
-        if epoch is tls.Epoch.ZERO_RTT:
-            return  # early data can be replayed (RFC 8446 §8): its packets stay unreadable
-        if self._parts.psk is not None and epoch is tls.Epoch.HANDSHAKE:
-            check_psk_used(self.tls, is_client=self._is_client)
-        super()._update_traffic_key(direction, epoch, cipher_suite, secret)
 
     def _receive_version_negotiation_packet(self, header: QuicHeader, now: float) -> None:
         pass  # anybody can forge one (RFC 9000 §21.12), and there is one version
@@ -395,17 +329,6 @@ class PeerConnection(RoutedConnection):
         if space.largest_received_packet - self._acknowledged >= _ACK_EVERY:
             # In the past, not now: aioquic lets only an overdue acknowledgement pass its pacer.
             space.ack_at = min(space.ack_at, now - 1e-6)
-
-
-def _first_destination(first_datagram: bytes | None) -> bytes | None:
-    if first_datagram is None:
-        return None
-    header = parse_invariants(first_datagram)
-    if not isinstance(header, LongHeader) or header.version != QUIC_V1:
-        raise ValueError("the first datagram does not begin with a QUIC version 1 packet")
-    if len(first_datagram) < SMALLEST_INITIAL:
-        raise ValueError(f"the first datagram has less than {SMALLEST_INITIAL} bytes")
-    return header.destination_cid
 
 
 def _short(reason: str) -> str:

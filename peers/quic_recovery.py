@@ -126,8 +126,8 @@ class PipeRecovery(QuicPacketRecovery):
         """The time of `get_loss_detection_time` has come."""
         if self._get_loss_space() is None:
             self.probe_timeouts += 1
-        # A microsecond later: aioquic sets the timer by `sent + delay` and decides by `now - delay`,
-        # which may round the other way; the timer would then come again and again.
+        # A microsecond later: aioquic sets the timer to `sent + delay` and decides by
+        # `now - delay`, which may round the other way; the timer would come again and again.
         super().on_loss_detection_timeout(now=now + K_MICRO_SECOND)
         self._pto_count = min(self._pto_count, _MAX_BACKOFF)
 

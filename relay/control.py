@@ -12,9 +12,10 @@ from typing import Protocol
 
 from relay.app import create_app
 from relay.certificate import ServerCertificate
+from relay.core.leases import LeaseSource
 from relay.core.limits import RateLimits
 from relay.core.path import Path
-from relay.core.registry import HolderId, Registry, RegistryLimits
+from relay.core.registry import HolderId, Record, Registry, RegistryLimits
 from relay.core.table import Change
 from relay.feed import StateSource
 from relay.http3 import Http3Counters, Http3Limits, Http3Server
@@ -49,14 +50,18 @@ class Control:
         registry_limits: RegistryLimits | None = None,
         http3_limits: Http3Limits | None = None,
         rate_limits: RateLimits | None = None,
+        restored: Iterable[Record] = (),
     ) -> None:
         """To be made and used in a running event loop; `start` before anything else.
 
         :param send: takes datagrams of HTTP/3; may drop them, never raises.
+        :param restored: registrations of an earlier run of this relay.
         """
+        self._loop = asyncio.get_running_loop()
         self._registry = Registry(
             registry_limits or RegistryLimits(), new_id=lambda: secrets.token_hex(16)
         )
+        self._registry.restore(restored, self._loop.time())
         self._forwarders = forwarders
         self._server = Http3Server(
             create_app(self, rate_limits=rate_limits),
@@ -66,12 +71,12 @@ class Control:
             on_closed=self.connection_closed,
             limits=http3_limits or Http3Limits(),
         )
-        self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
-        """Begin to serve HTTP/3."""
+        """Begin to serve HTTP/3; the forwarders hear of what was restored."""
         await self._server.start()
+        self._follow()
 
     async def stop(self) -> None:
         """Tell the clients and end, well within a second. Registrations stay as they are."""
@@ -106,7 +111,7 @@ class Control:
 
     def connection_moved(self, holder: HolderId, path: Path) -> None:
         """An HTTP/3 connection has validated another path: its registrations follow."""
-        self._registry.move(holder, path, self._loop.time())
+        self._registry.move(holder, path)
         self._follow()
 
     def connection_closed(self, holder: HolderId) -> None:
@@ -117,6 +122,11 @@ class Control:
     @property
     def state(self) -> StateSource:
         """The present state, for a forwarder that must be filled."""
+        return self._registry
+
+    @property
+    def leases(self) -> LeaseSource:
+        """For a forwarder that outlives this process."""
         return self._registry
 
     @property

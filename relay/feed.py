@@ -1,8 +1,9 @@
 """What one worker is still to be told: first everything, then every change, in order. Pure.
 
 A worker that starts gets a description of each owner, made only when there is room to send it, so
-that a full registry holds nobody up. Changes go on meanwhile. One that concerns an owner not yet
-described is skipped, for the description will contain it; any other takes its place in the queue.
+that a full registry holds nobody up. Changes go on meanwhile. One that concerns an owner whose
+description is still to come is skipped, for that will contain it (be it of another owner, which has
+got the number of one that is gone); any other takes its place in the queue.
 """
 
 from collections.abc import Iterable
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from relay.channel import Sync, encode_command
-from relay.core.table import Change, OwnerRemoved
+from relay.core.table import Change
 
 
 class StateSource(Protocol):
@@ -25,16 +26,12 @@ class EncodedChange:
     """A change as bytes: encoded once for all workers."""
 
     owner: int
-    is_removal: bool
     frames: bytes
 
 
 def encode_changes(changes: Iterable[Change]) -> list[EncodedChange]:
     """Encode for `Feed.change`."""
-    return [
-        EncodedChange(change.owner, isinstance(change, OwnerRemoved), encode_command(change))
-        for change in changes
-    ]
+    return [EncodedChange(change.owner, encode_command(change)) for change in changes]
 
 
 class Feed:
@@ -43,8 +40,7 @@ class Feed:
     def __init__(self, state: StateSource) -> None:
         """Begin with a description of all that `state` holds, then `Sync(0)`."""
         self._state = state
-        self._order = state.owners()
-        self._undescribed = set(self._order)
+        self._undescribed = set(state.owners())
         self._filled = False
         self._waiting = bytearray()
 
@@ -57,9 +53,6 @@ class Feed:
         for each in changes:
             if each.owner not in self._undescribed:
                 self._waiting += each.frames
-            elif each.is_removal:
-                # Never told of; a new owner of the same number is told of as a change.
-                self._undescribed.discard(each.owner)
 
     def append(self, frames: bytes) -> None:
         """Queue some other command."""
@@ -76,11 +69,9 @@ class Feed:
         del self._waiting[:count]
 
     def _describe_next(self) -> None:
-        if not self._order:
+        if self._undescribed:
+            description = self._state.describe(self._undescribed.pop())
+            self._waiting += b"".join(map(encode_command, description))
+        else:
             self._filled = True
             self._waiting += encode_command(Sync(0))
-            return
-        owner = self._order.pop()
-        if owner in self._undescribed:
-            self._undescribed.discard(owner)
-            self._waiting += b"".join(map(encode_command, self._state.describe(owner)))

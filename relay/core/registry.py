@@ -138,7 +138,6 @@ class Registry:
         registration = existing or self._create(digest, path)
         self._hold(registration, holder)
         self._move(registration, path)
-        self._extend(registration, now)
         if new:
             registration.connection_ids |= new
             self._by_cid.update(dict.fromkeys(new, registration.owner))
@@ -168,12 +167,10 @@ class Registry:
         self._free_owners = [number for number in numbers if number not in self._by_owner]
         return len(self._by_owner)
 
-    def move(self, holder: HolderId, path: Path, now: float) -> None:
+    def move(self, holder: HolderId, path: Path) -> None:
         """The HTTP/3 connection has validated a new path: its registrations follow it."""
         for owner in self._by_holder.get(holder, ()):
-            registration = self._by_owner[owner]
-            self._move(registration, path)
-            self._extend(registration, now)
+            self._move(self._by_owner[owner], path)
 
     def release(self, holder: HolderId, now: float) -> None:
         """The HTTP/3 connection has ended: the leases of what it held begin to run."""

@@ -116,7 +116,7 @@ def test_the_key_is_the_credential() -> None:
     second = registry.register(request(), AWAY, holder=2, now=10.0)
     assert second.id == first.id
     assert registry.take_changes() == [OwnerMoved(0, AWAY)]
-    registry.move(1, HOME, now=11.0)
+    registry.move(1, HOME)
     registry.release(1, now=12.0)
     assert registry.take_changes() == []
     assert registry.expire(now=1e9) == 0
@@ -150,9 +150,9 @@ def test_registrations_follow_their_connection() -> None:
     registry.register(request(2), HOME, holder=1, now=0.0)
     registry.register(request(3), HOME, holder=2, now=0.0)
     registry.take_changes()
-    registry.move(1, AWAY, now=5.0)
+    registry.move(1, AWAY)
     assert sorted(registry.take_changes(), key=str) == [OwnerMoved(0, AWAY), OwnerMoved(1, AWAY)]
-    registry.move(1, AWAY, now=6.0)
+    registry.move(1, AWAY)
     assert registry.take_changes() == []
     registry.release(1, now=10.0)
     registry.release(2, now=10.0)
@@ -171,7 +171,7 @@ def test_a_registration_is_ended_by_its_id() -> None:
     (removed,) = registry.take_changes()
     assert isinstance(removed, OwnerRemoved)
     assert set(removed.connection_ids) == cids(1, 1, 2)
-    registry.move(1, AWAY, now=1.0)
+    registry.move(1, AWAY)
     registry.release(1, now=2.0)
     registry.seen([HOME.remote], now=3.0)
     assert registry.take_changes() == []

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from relay.channel import ConnectionIdsRemoved, FrameReader, Sync
 from relay.core.path import Path
 from relay.core.registry import Registry, RegistryFull, RegistryLimits
-from relay.core.table import ForwardingTable
+from relay.core.table import ConnectionIdsAdded, ForwardingTable, OwnerMoved, OwnerRemoved
 from relay.feed import Feed, encode_changes
 from relay.wire.address import Address
 from relay.wire.connection_id import Derivation
@@ -39,6 +39,7 @@ class RegistryMachine(RuleBasedStateMachine):
         self.feed: Feed | None = None
         self.fed = ForwardingTable()
         self.reader = FrameReader()
+        self.fed_owners: set[int] = set()
         # By key: id, holder or None, path, and when the lease ends if nobody holds it.
         self.model: dict[int, tuple[str, int | None, Path, float]] = {}
 
@@ -62,7 +63,7 @@ class RegistryMachine(RuleBasedStateMachine):
 
     @rule(holder=HOLDERS, path=PATHS)
     def move(self, holder: int, path: Path) -> None:
-        self.registry.move(holder, path, self.now)
+        self.registry.move(holder, path)
         for key, (id_, held_by, _, end) in self.model.items():
             if held_by == holder:
                 self.model[key] = (id_, holder, path, end)
@@ -111,6 +112,7 @@ class RegistryMachine(RuleBasedStateMachine):
         self.feed = Feed(self.registry)
         self.fed = ForwardingTable()
         self.reader = FrameReader()
+        self.fed_owners = set()
 
     @rule(wanted=st.integers(1, 200))
     def feed_some(self, wanted: int) -> None:
@@ -120,8 +122,16 @@ class RegistryMachine(RuleBasedStateMachine):
         self.feed.sent(len(data))
         for command in self.reader.commands(data):
             assert not isinstance(command, ConnectionIdsRemoved)  # none is large enough
-            if not isinstance(command, Sync):
-                self.fed.apply(command)
+            match command:
+                case Sync():
+                    continue
+                case OwnerMoved(owner, _):
+                    self.fed_owners.add(owner)
+                case ConnectionIdsAdded(owner, _):
+                    assert owner in self.fed_owners
+                case OwnerRemoved(owner, _):
+                    self.fed_owners.remove(owner)
+            self.fed.apply(command)
 
     @invariant()
     def all_know_the_same(self) -> None:

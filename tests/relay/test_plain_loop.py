@@ -241,9 +241,9 @@ def test_what_may_be_http3_goes_up_with_the_way_it_came(
     laboratory = Laboratory([listen], resources)
     client = laboratory.peer(host)
     if ":" in host:
-        client.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, 2)
+        client.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, 0b10100010)
     else:
-        client.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, 2)
+        client.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, 0b10100010)
     for datagram in (INITIAL, b"\x40\x80" + bytes(11)):
         laboratory.send(client, datagram, host=host)
         laboratory.run()

@@ -18,7 +18,7 @@ from .errors import CloseCode, PeersError, PipeClosed
 from .pipe_core import PipeCore
 from .quic import PeerConnection
 from .quic_parts import QuicStatistics
-from .stream import Stream
+from .stream import Stream, check_code
 
 CLOSE_PATIENCE_S = 5.0
 """Seconds that `Pipe.close` waits at the most. Usually it takes three probe timeouts."""
@@ -111,7 +111,7 @@ class Pipe:
         while not self._core.unaccepted:
             self._check_not_ended()
             await self._core.acceptors.wait()
-        return self._core.unaccepted.popleft()
+        return self._core.accept_stream()
 
     @property
     def max_datagram_size(self) -> int:
@@ -148,7 +148,9 @@ class Pipe:
 
         :param code: docs/protocol.md §6.3.
         :param reason: for people; up to 200 bytes of it are sent.
+        :raises UsageError: for a code that QUIC has no room for.
         """
+        check_code(code)
         self._core.finish(code, reason)
         # The endpoint's timer ends the closing period; if the endpoint was closed first, ours does.
         with suppress(TimeoutError):

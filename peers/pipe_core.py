@@ -74,6 +74,12 @@ class PipeCore:
         """Make a stream of our own."""
         return self._add_stream(self._quic.open_stream(unidirectional=unidirectional))
 
+    def accept_stream(self) -> Stream:
+        """Take the first of `unaccepted`, which must not be empty."""
+        stream = self.unaccepted.popleft()
+        stream.accept()
+        return stream
+
     def finish(self, code: int, reason: str) -> None:
         """Close, unless that has happened already."""
         if self._quic.end is None:
@@ -194,6 +200,7 @@ class PipeCore:
         stream = self.streams.get(stream_id)
         if stream is None and not self._quic.is_local_stream(stream_id):
             stream = self._add_stream(stream_id)
+            stream.hold()
             self.unaccepted.append(stream)
             self.acceptors.wake()
         return stream

@@ -9,6 +9,7 @@ here its life: waiting, timers, closing. Overridden in all of them:
 - `_idle_timeout`: long while a dialer waits, short afterwards;
 - `_update_traffic_key`: no early data, and no handshake without the pre-shared key;
 - `_write_stream_limits`, `_local_max_*`: windows and stream limits follow the application;
+- `_write_reset_stream_frame`, `_write_stop_sending_frame`: not before the stream is allowed;
 - `_write_ack_frame`, `_write_connection_close_frame`: acknowledge batches, and before closing;
 - `_receive_version_negotiation_packet`, `_receive_retry_packet`: a waiting dialer ignores both;
 - `_handle_connection_close_frame`, `_initialize`: to know who closed; to ask for a certificate;
@@ -332,4 +333,4 @@ class PeerConnection(HandshakeConnection):
 
 
 def _short(reason: str) -> str:
-    return reason.encode()[:MAX_REASON].decode(errors="ignore")
+    return reason.encode(errors="replace")[:MAX_REASON].decode(errors="ignore")

@@ -192,3 +192,13 @@ class FlowControlledConnection(QuicConnection):
         buffer.push_uint_var(stream.stream_id or 0)  # None is for TLS's own streams
         buffer.push_uint_var(maximum)
         stream.max_stream_data_local_sent = maximum
+
+    def _write_reset_stream_frame(self, builder: QuicPacketBuilder, stream: QuicStream) -> None:
+        """Not for a stream that the other end does not allow yet: aioquic would break the limit."""
+        if not stream.is_blocked:
+            super()._write_reset_stream_frame(builder, stream)
+
+    def _write_stop_sending_frame(self, builder: QuicPacketBuilder, stream: QuicStream) -> None:
+        """The same."""
+        if not stream.is_blocked:
+            super()._write_stop_sending_frame(builder, stream)

@@ -63,6 +63,7 @@ class Stream:
         self._send_error: StreamReset | None = None
         self._sending_over = not writable  # FIN or reset acknowledged
         self._writers = Waiters()
+        self._is_accepted = True  # False while it waits for the application
         self._is_finished = False
 
     @property
@@ -162,7 +163,11 @@ class Stream:
             await self._writers.wait()
 
     def reset(self, code: int = CloseCode.FAILED) -> None:
-        """Give up writing: what is not acknowledged is lost, the other end's reads fail."""
+        """Give up writing: what is not acknowledged is lost, the other end's reads fail.
+
+        :raises UsageError: for a code that QUIC has no room for.
+        """
+        check_code(code)
         if not self._writable or self._sending_over or self._send_error is not None:
             return
         self._send_error = StreamReset("writing to this stream was given up here", code)
@@ -173,7 +178,11 @@ class Stream:
         self._writers.wake()
 
     def stop(self, code: int = CloseCode.FAILED) -> None:
-        """Give up reading: what comes is thrown away, and the other end is asked to stop."""
+        """Give up reading: what comes is thrown away, and the other end is asked to stop.
+
+        :raises UsageError: for a code that QUIC has no room for.
+        """
+        check_code(code)
         if not self._readable or self._receive_error is not None:
             return
         self._receive_error = StreamReset("reading this stream was given up here", code)
@@ -187,6 +196,19 @@ class Stream:
         self._check_finished()
 
     # What the pipe calls.
+
+    def hold(self) -> None:
+        """The other end has opened it: it is not over before the application has accepted it.
+
+        So streams that wait for that are limited in number, even if they end at once.
+        """
+        self._is_accepted = False
+
+    def accept(self) -> None:
+        """The application has it now."""
+        self._is_accepted = True
+        if self._carrier.error is None:
+            self._check_finished()
 
     def feed(self, data: bytes, *, is_end: bool) -> None:
         """Bytes have arrived."""
@@ -294,6 +316,13 @@ class Stream:
 
     def _check_finished(self) -> None:
         reading_over = self._end_received and not self._chunks
-        if reading_over and self._sending_over and not self._is_finished:
+        is_over = reading_over and self._sending_over and self._is_accepted
+        if is_over and not self._is_finished:
             self._is_finished = True
             self._carrier.finished(self)
+
+
+def check_code(code: int) -> None:
+    """:raises UsageError: for an error code outside 0 to 2⁶²-1 (RFC 9000 §20.2)."""
+    if not 0 <= code < 1 << 62:
+        raise UsageError(f"an error code is a number from 0 to 2^62-1, and {code} is not")

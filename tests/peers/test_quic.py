@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+from aioquic.quic.connection import QuicConnectionState
 from aioquic.quic.events import (
     DatagramFrameReceived,
     HandshakeCompleted,
@@ -10,6 +11,7 @@ from aioquic.quic.events import (
     StreamReset,
 )
 from aioquic.quic.packet import encode_quic_version_negotiation
+from aioquic.tls import Epoch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -471,6 +473,22 @@ def test_a_close_brings_the_last_acknowledgement_along() -> None:
     pair.server.finish(0, "got it")
     assert pair.run(lambda: pair.client.end is not None, 1.0)
     assert pair.client.is_sending_finished(stream)
+
+
+def test_a_close_fits_beside_the_largest_acknowledgement() -> None:
+    pair = opened()
+    space = pair.client._spaces[Epoch.ONE_RTT]
+    for number in range(1000, 1000 + 2000 * 40, 2000):
+        space.ack_queue.add(number)
+    space.largest_received_packet = space.ack_queue.bounds().stop - 1
+    for _ in range(70):
+        pair.client.finish(1, "\ud800" + "x" * 300)
+        space.ack_queue.shift()
+        [datagram] = pair.client.outgoing(pair.now)
+        assert len(datagram) <= 1200
+        pair.client._state, pair.client._close_event = QuicConnectionState.CONNECTED, None
+        if len(space.ack_queue) == 0:
+            break
 
 
 def test_only_one_packet_is_needed_to_close_while_much_is_unacknowledged() -> None:

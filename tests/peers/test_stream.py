@@ -270,6 +270,47 @@ def test_many_streams_at_once_are_bounded_and_all_get_through() -> None:
     run_virtual(main())
 
 
+def test_streams_that_nobody_accepts_are_few_even_if_they_end_at_once() -> None:
+    async def main() -> None:
+        async with joined(settings=SMALL) as (dialer, accepter):
+            for n in range(50):
+                stream = dialer.open_stream(unidirectional=True)
+                if n % 2:
+                    stream.reset()
+                else:
+                    stream.write_eof()
+                await asyncio.sleep(0.1)
+            assert accepter.statistics().streams_open == SMALL.max_streams
+            for n in range(50):
+                async with asyncio.timeout(1.0):
+                    stream = await accepter.accept_stream()
+                if n % 2:
+                    with pytest.raises(StreamReset):
+                        await stream.read()
+                else:
+                    assert await stream.read() == b""
+            await asyncio.sleep(1.0)
+            assert accepter.statistics().streams_open == 0
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("code", [-1, 1 << 62])
+def test_error_codes_have_a_range(code: int) -> None:
+    async def main() -> None:
+        async with joined() as (dialer, _):
+            stream = dialer.open_stream()
+            with pytest.raises(UsageError, match="from 0 to"):
+                stream.reset(code)
+            with pytest.raises(UsageError, match="from 0 to"):
+                stream.stop(code)
+            with pytest.raises(UsageError, match="from 0 to"):
+                await dialer.close(code)
+            assert dialer.is_open
+
+    run_virtual(main())
+
+
 def test_what_has_arrived_can_be_read_after_the_pipe_was_closed() -> None:
     async def main() -> None:
         async with joined() as (dialer, accepter):

@@ -6,9 +6,14 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Self
 
+from aioquic.buffer import Buffer  # type: ignore[attr-defined]  # public by its documentation
+from aioquic.quic.packet import pull_quic_header
+
+from relay.wire.connection_id import CONNECTION_ID_LENGTH
+
 from .auth import Authentication, InviteKey
 from .berth import HANDSHAKE_TIMEOUT_S, Berth
-from .errors import CloseCode, InviteInvalid, InviteUsed, NoAnswer, UsageError
+from .errors import CloseCode, InviteInvalid, InviteUsed, NoAnswer, PipeClosed, UsageError
 from .invite import AuthKind, Invite
 from .network import Network, SystemNetwork
 from .pipe import Pipe
@@ -71,6 +76,7 @@ class Accepter:
         self._answered = ReplayCache()
         self._pipes: set[Pipe] = set()
         self._pending: set[asyncio.Task[Pipe]] = set()
+        self._closed = asyncio.Event()
 
     @classmethod
     async def connect(
@@ -99,28 +105,37 @@ class Accepter:
         """Answer one invite; several may be under way at a time. Parameters as those of `accept`.
 
         :raises InviteUsed: it was answered here before.
+        :raises PipeClosed: also when this is closed.
         :raises PeersError: what `accept` raises, but for what concerns reaching the relay.
         """
+        if self._closed.is_set():
+            raise PipeClosed("the accepter was closed")
         if invite.fingerprint is not None and invite.fingerprint != self._link.fingerprint:
             raise UsageError(f"the invite is for another relay: {invite.relay}")
         answer = _Answer(invite, auth)
         if not self._answered.add(invite.packet, invite.expires, time.time()):
             raise InviteUsed("this invite was answered here before: ask the dialer for a new one")
+        # A task of its own, so that `close` can end it.
         task = asyncio.get_running_loop().create_task(answer.give(self._link, answer_timeout_s))
         self._pending.add(task)
+        task.add_done_callback(self._pending.discard)
         try:
             pipe = await task
-        finally:
-            task.cancel()
-            self._pending.discard(task)
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if self._closed.is_set() and caller is not None and not caller.cancelling():
+                raise PipeClosed("the accepter was closed") from None
+            raise
         self._pipes = {each for each in self._pipes if each.is_open} | {pipe}
         return pipe
 
     async def close(self) -> None:
         """Close all pipes, then the connection to the relay."""
+        self._closed.set()
         for task in self._pending:
             task.cancel()
         try:
+            await asyncio.gather(*self._pending, return_exceptions=True)
             await asyncio.gather(*(pipe.close() for pipe in self._pipes))
         finally:
             await self._link.close()
@@ -155,7 +170,7 @@ class _Answer:
                 connection_ids=self._berth.source,
                 first_datagram=invite.packet,
             )
-            is_authentic = self._quic.start_server(loop.time())
+            is_authentic = self._quic.start_server(loop.time()) and _is_whole(invite.packet)
         except ValueError:
             is_authentic = False
         if not is_authentic:
@@ -201,6 +216,15 @@ class _Answer:
             raise NoAnswer("no answer from the dialer; invite used or expired?") from None
         finally:
             place.on_heard = None
+
+
+def _is_whole(datagram: bytes) -> bool:
+    """Whether only zeros follow the first packet: the padding is not covered by its encryption.
+
+    :raises ValueError: it does not begin with a packet.
+    """
+    header = pull_quic_header(Buffer(data=datagram), host_cid_length=CONNECTION_ID_LENGTH)
+    return not any(datagram[header.packet_length :])
 
 
 def _authentication(invite: Invite, auth: Authentication | None) -> Authentication:

@@ -60,6 +60,7 @@ class RelayLink:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0  # meaningful while `_timer` is set
         self._closed = False
+        self._closing: asyncio.Task[None] | None = None
         self.reconnections = 0
         """How often the relay was lost and found again."""
 
@@ -135,23 +136,12 @@ class RelayLink:
     async def close(self) -> None:
         """End all registrations, say goodbye to the relay, close the endpoint. Takes `GOODBYE_S`.
 
-        Nothing is left behind even if this is cancelled.
+        Nothing is left behind even if this is cancelled. All who call it wait for its end.
         """
-        if self._closed:
-            return
         self._closed = True
-        try:
-            for task in (self._reconnecting, *self._tasks):
-                if task is not None:
-                    task.cancel()
-            self._search.stop()
-            if self._timer is not None:
-                self._timer.cancel()
-            await asyncio.gather(*(self.end(each) for each in list(self._registrations)))
-        finally:
-            if self._connection is not None:
-                self._connection.close()
-            self._endpoint.close()
+        if self._closing is None:
+            self._closing = self._loop.create_task(self._close())
+        await asyncio.shield(self._closing)
 
     # What the endpoint reports.
 
@@ -168,6 +158,22 @@ class RelayLink:
         """A pipe has sent."""
         self._liveness.pipe_sent(now)
         self._arm(now)
+
+    # Ending.
+
+    async def _close(self) -> None:
+        try:
+            for task in (self._reconnecting, *self._tasks):
+                if task is not None:
+                    task.cancel()
+            self._search.stop()
+            if self._timer is not None:
+                self._timer.cancel()
+            await asyncio.gather(*(self.end(each) for each in list(self._registrations)))
+        finally:
+            if self._connection is not None:
+                self._connection.close()
+            self._endpoint.close()
 
     # Keeping it alive.
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 from .endpoint import Endpoint, Way
-from .errors import PeersError, RelayUnreachable, RelayUntrusted
+from .errors import PeersError, RelayUnreachable
 from .relay_connection import RelayConnection
 
 Begin = Callable[[Way], RelayConnection]
@@ -19,8 +19,8 @@ class Race:
         self._begin = begin
         self._running: dict[asyncio.Future[None], RelayConnection] = {}
         self._loop = asyncio.get_running_loop()
-        self.untrusted: RelayUntrusted | None = None
-        """The first relay that answered and could not be trusted."""
+        self.refused: PeersError | None = None
+        """Why the first relay that answered is not ours, or cannot be judged."""
         self.failure: PeersError | None = None
         """Why the last attempt that failed did so."""
 
@@ -77,9 +77,9 @@ class Race:
         self._endpoint.release(connection.way)
 
     def _note(self, error: BaseException | None) -> None:
-        if isinstance(error, RelayUntrusted):
-            self.untrusted = self.untrusted or error
-        elif isinstance(error, PeersError):
+        if isinstance(error, RelayUnreachable):
             self.failure = error
+        elif isinstance(error, PeersError):
+            self.refused = self.refused or error
         else:
             self.failure = RelayUnreachable("the relay closed the connection at once")

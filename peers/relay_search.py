@@ -68,8 +68,8 @@ class RelaySearch:
                 winner = await race.next_winner(min(left, STAGGER_S) if waiting else left)
                 if winner is not None:
                     return winner
-                if race.untrusted is not None:
-                    raise race.untrusted
+                if race.refused is not None:
+                    raise race.refused
         finally:
             race.stop()
         raise RelayUnreachable(

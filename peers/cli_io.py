@@ -9,9 +9,10 @@ import asyncio
 import contextlib
 import os
 import queue
+import stat
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from .errors import FileUnusable
 
@@ -141,6 +142,29 @@ class Sink:
             except OSError as error:
                 self._failure = error
             alive = _tell(self._loop, self._room.release)
+
+
+@contextlib.contextmanager
+def noticing_closed_output(call: Callable[[], None], descriptor: int = 1) -> Iterator[None]:
+    """Call something, once, if standard output is a pipe and its reader goes away meanwhile."""
+    loop = asyncio.get_running_loop()
+
+    def notice() -> None:
+        loop.remove_reader(descriptor)
+        call()
+
+    try:
+        # A pipe's writing end is never readable: what wakes us is the reader's end (POLLERR).
+        is_pipe = stat.S_ISFIFO(os.fstat(descriptor).st_mode)
+        if is_pipe:
+            loop.add_reader(descriptor, notice)
+    except OSError:
+        is_pipe = False
+    try:
+        yield
+    finally:
+        if is_pipe:
+            loop.remove_reader(descriptor)
 
 
 async def in_daemon_thread(call: Callable[[], object]) -> None:

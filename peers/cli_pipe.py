@@ -3,12 +3,12 @@
 import asyncio
 import os
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from .accepter import accept
 from .auth import Authentication, InviteKey, Original, PairingKey, Pinned
 from .cli_invite import is_standard_stream, obtain, publish, withdraw
-from .cli_io import Source, say
+from .cli_io import Source, noticing_closed_output, say
 from .cli_keys import has_pairing_key, load_identity, load_pairing_key
 from .cli_options import Options
 from .cli_streams import converse
@@ -37,7 +37,8 @@ async def dial_command(options: Options) -> int:
         _warn(dialing.invite)
         try:
             await publish(dialing.invite, options.invite)
-            pipe = await dialing.pipe()
+            with noticing_closed_output(_still_waiting):
+                pipe = await dialing.pipe()
         finally:
             withdraw(dialing.invite, options.invite)
         started = time.monotonic()
@@ -95,8 +96,13 @@ async def _talk(pipe: Pipe, source: Source | None, options: Options, *, is_diale
 
 
 def _report(pipe: Pipe) -> None:
-    figures = asdict(pipe.statistics())
-    say(", ".join(f"{name} {value}" for name, value in figures.items()))
+    figures = pipe.statistics()
+    rtt = "unknown" if figures.smoothed_rtt_s is None else f"{figures.smoothed_rtt_s * 1000:.1f} ms"
+    say(
+        f"sent {figures.bytes_sent} bytes in {figures.datagrams_sent} datagrams, received"
+        f" {figures.bytes_received} in {figures.datagrams_received}; packets lost"
+        f" {figures.packets_lost}; round trip {rtt}"
+    )
 
 
 def _dialers_authentication(options: Options) -> Authentication:
@@ -121,6 +127,8 @@ def _accepters_authentication(options: Options, invite: Invite) -> Authenticatio
             else "this invite is of the original's kind, which authenticates nobody: if that is"
             " what you want, give --original"
         )
+    if options.original:
+        return Original()
     wanted = _wanted(options)
     if wanted is not None and wanted != invite.auth:
         raise UsageError(
@@ -137,9 +145,7 @@ def _accepters_authentication(options: Options, invite: Invite) -> Authenticatio
             return Pinned(load_identity(options), options.peers)
         case AuthKind.PAIRING_KEY:
             return PairingKey(load_pairing_key(options))
-        case AuthKind.INVITE_KEY:
-            return InviteKey(invite.key)
-    return Original()
+    return InviteKey(invite.key)
 
 
 _IN_WORDS: dict[AuthKind | None, str] = {
@@ -171,6 +177,11 @@ def _relay(options: Options) -> RelayName:
             except ValueError as error:
                 raise UsageError(f"the environment's {variable}: {error}") from None
     raise UsageError(f"which relay? Give --relay HOST[:PORT], or set {' or '.join(variables)}")
+
+
+def _still_waiting() -> None:
+    # Not the end: `quicpipe dial < file | head -1 > invite` is a way to get the invite.
+    say("nobody reads standard output any more; waiting for the answer (Ctrl-C gives up)")
 
 
 def _warn(invite: Invite) -> None:

@@ -155,6 +155,16 @@ def test_an_invite_may_not_ask_for_less_than_the_environment_says(tmp_path: Path
     assert "here a pairing key is asked for, by an option or the environment" in result.complaint
 
 
+def test_the_environments_key_does_not_stand_in_the_way_of_the_originals_kind(
+    tmp_path: Path,
+) -> None:
+    variables = {"QUICPIPE_PAIRING_KEY": KEY_TEXT}
+    stdin = Invite(PACKET).encode().encode()
+    result = run("accept", "--original", home=tmp_path, stdin=stdin, variables=variables)
+    assert result.code == 2
+    assert "QUICPIPE_RELAY or QHOST" in result.complaint
+
+
 def test_an_invite_file_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from peers import cli_invite
     from peers.errors import FileUnusable

@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 from peers import cli_io
-from peers.cli_io import CHUNK, READ_AHEAD, WRITE_BEHIND, Sink, Source, in_daemon_thread
+from peers.cli_io import (
+    CHUNK,
+    READ_AHEAD,
+    WRITE_BEHIND,
+    Sink,
+    Source,
+    in_daemon_thread,
+    noticing_closed_output,
+)
 from peers.errors import FileUnusable
 
 LIMIT_S = 20.0
@@ -170,6 +178,38 @@ def test_a_full_disk_is_named() -> None:
 
     try:
         asyncio.run(asyncio.wait_for(run(), LIMIT_S))
+    finally:
+        os.close(descriptor)
+
+
+def test_a_reader_that_goes_away_is_noticed_once(pipe: tuple[int, int]) -> None:
+    calls: list[str] = []
+
+    async def run(descriptor: int) -> None:
+        with noticing_closed_output(lambda: calls.append("closed"), descriptor):
+            await asyncio.sleep(0.05)
+            assert not calls
+            os.close(pipe[0])
+            await asyncio.sleep(0.1)
+
+    asyncio.run(run(pipe[1]))
+    assert calls == ["closed"]
+
+
+@pytest.mark.parametrize("name", ["file", "/dev/null", "."])
+def test_what_is_no_pipe_is_not_watched(name: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    descriptor = os.open(tmp_path / name, os.O_RDONLY)
+
+    def fail() -> None:
+        raise AssertionError
+
+    async def run() -> None:
+        with noticing_closed_output(fail, descriptor):
+            await asyncio.sleep(0)
+
+    try:
+        asyncio.run(run())
     finally:
         os.close(descriptor)
 

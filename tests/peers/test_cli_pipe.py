@@ -56,6 +56,12 @@ def read_invite(dialer: Command) -> str:
     return line
 
 
+def read_message(command: Command) -> bytes:
+    if command.process.stderr is None:
+        raise RuntimeError("its standard error is not ours")
+    return command.process.stderr.readline()
+
+
 @pytest.mark.parametrize("content", [b"", b"x", CONTENT], ids=len)
 @pytest.mark.parametrize("family", [0, 1], ids=["ipv4", "ipv6"])
 def test_a_file_goes_through_and_the_pipeline_ends_by_itself(
@@ -136,6 +142,8 @@ def test_whoever_only_takes_the_invite_leaves_the_dialer_waiting(
         line = read_invite(dialer)
         dialer.stdout.close()
         dialer.process.stdout = None
+        assert b"secret" in read_message(dialer)
+        assert b"nobody reads standard output any more; waiting" in read_message(dialer)
         with started("accept", home=tmp_path) as accepter:
             accepter.stdin.write(line.encode())
             accepter.stdin.close()
@@ -143,6 +151,40 @@ def test_whoever_only_takes_the_invite_leaves_the_dialer_waiting(
             sent, received = finish_both(dialer, accepter, CONTENT)
     assert received.out == CONTENT
     assert (sent.code, received.code) == (0, 0)
+
+
+def test_on_a_terminal_lines_go_out_as_they_are_typed(at: list[str], tmp_path: Path) -> None:
+    option = ["--invite", str(tmp_path / "invite.json")]
+    terminal, end = os.openpty()
+    try:
+        with (
+            os.fdopen(end, "rb", closefd=True) as keyboard,
+            started("dial", *at, *option, home=tmp_path, stdin=keyboard) as dialer,
+            started("accept", *option, home=tmp_path) as accepter,
+        ):
+            os.write(terminal, b"typed\n")
+            assert accepter.stdout.readline() == b"typed\n"
+            os.write(terminal, b"\x04")  # Ctrl-D at the beginning of a line: the end
+            sent, received = finish_both(dialer, accepter, b"", b"answer")
+    finally:
+        os.close(terminal)
+    assert (sent.code, received.code) == (0, 0)
+    assert sent.out == b"answer"
+
+
+def test_a_peer_that_is_a_program_of_its_own_is_understood(at: list[str], tmp_path: Path) -> None:
+    # The example opens one bidirectional stream.
+    variables = {"QHOST": at[1]}
+    with started(module="example.dialer", home=tmp_path, variables=variables) as dialer:
+        line = dialer.stdout.readline()
+        with started("accept", home=tmp_path) as accepter:
+            accepter.stdin.write(line)
+            accepter.stdin.close()
+            accepter.process.stdin = None
+            assert accepter.stdout.readline() == b"hello\n"
+            dialer.process.send_signal(signal.SIGINT)
+            assert accepter.process.wait(20) == 1
+            assert "application failed" in accepter.finish().complaint
 
 
 class TestAuthentication:
@@ -238,23 +280,24 @@ class TestWhatGoesWrong:
         assert result.code == 1
         assert "expired" in result.err.splitlines()[-1]
 
-    def test_an_invite_that_was_used(self, at: list[str], tmp_path: Path) -> None:
+    def test_nobody_there(self, at: list[str], tmp_path: Path) -> None:
+        """A used invite, and a relay that is silent: both take 10 s, so both at once."""
         with started("dial", *at, home=tmp_path) as dialer:
-            line = read_invite(dialer)
+            line = read_invite(dialer).encode()
             with started("accept", home=tmp_path) as accepter:
-                sent, received = finish_both(dialer, accepter, b"", line.encode())
+                sent, received = finish_both(dialer, accepter, b"", line)
             assert (sent.code, received.code) == (0, 0)
-        result = run("accept", home=tmp_path, stdin=line.encode())
-        assert result.code == 1
-        assert "no answer from the dialer; invite used or expired?" in result.complaint
-
-    def test_no_relay_there(self, tmp_path: Path) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
             silent.bind(("127.0.0.1", 0))
-            port = silent.getsockname()[1]
-            result = run("dial", "--relay", f"127.0.0.1:{port}", home=tmp_path)
-        assert result.code == 1
-        assert f"127.0.0.1:{port}" in result.complaint
+            relay = f"127.0.0.1:{silent.getsockname()[1]}"
+            with (
+                started("dial", "--relay", relay, home=tmp_path) as dialer,
+                started("accept", home=tmp_path) as accepter,
+            ):
+                sent, received = finish_both(dialer, accepter, b"", line)
+        assert (sent.code, received.code) == (1, 1)
+        assert relay in sent.complaint
+        assert "no answer from the dialer; invite used or expired?" in received.complaint
 
     def test_no_such_name(self, tmp_path: Path) -> None:
         result = run("dial", "--relay", "no-such-host.invalid", home=tmp_path)
@@ -308,8 +351,7 @@ class TestWhatGoesWrong:
 
     def test_ctrl_c_while_the_invite_is_awaited(self, tmp_path: Path) -> None:
         with started("accept", "--invite", "missing.json", home=tmp_path) as accepter:
-            assert accepter.process.stderr is not None
-            assert b"waiting for missing.json" in accepter.process.stderr.readline()
+            assert b"waiting for missing.json" in read_message(accepter)
             accepter.process.send_signal(signal.SIGINT)
             assert accepter.process.wait(20) == 130
             assert accepter.finish().err == ""

@@ -35,6 +35,10 @@ class PipeCongestionControl(QuicCongestionControl):
         self._growth = 1.0
         """By how many bytes the window grows for each byte acknowledged; 1 is slow start."""
         self._recovery_start = -1.0
+        self._peak = 0
+        """The most bytes in flight in this round trip, and in the one before."""
+        self._former_peak = 0
+        self._peak_since = 0.0
         self._smallest_rtt = float("inf")
         self._round_start = 0.0
         self._round_smallest = float("inf")
@@ -50,6 +54,7 @@ class PipeCongestionControl(QuicCongestionControl):
     def on_packet_sent(self, *, packet: QuicSentPacket) -> None:
         """Count the packet as in flight."""
         self.bytes_in_flight += packet.sent_bytes
+        self._peak = max(self._peak, self.bytes_in_flight)
 
     def on_packets_expired(self, *, packets: Iterable[QuicSentPacket]) -> None:
         """Forget packets without drawing a conclusion."""
@@ -59,9 +64,9 @@ class PipeCongestionControl(QuicCongestionControl):
     def on_packet_acked(self, *, now: float, packet: QuicSentPacket) -> None:
         """Let the window grow, unless it was not used (RFC 9002 §7.8) or is recovering (§7.3.2)."""
         size = packet.sent_bytes
-        used = self.bytes_in_flight * 2 > self.congestion_window
         self.bytes_in_flight -= size
-        if not used or packet.sent_time is None or packet.sent_time <= self._recovery_start:
+        is_used = max(self._peak, self._former_peak) * 2 > self.congestion_window
+        if not is_used or packet.sent_time is None or packet.sent_time <= self._recovery_start:
             return
         if self.ssthresh is not None and self.congestion_window < self.ssthresh:
             self.congestion_window += size
@@ -94,6 +99,9 @@ class PipeCongestionControl(QuicCongestionControl):
     def on_rtt_measurement(self, *, now: float, rtt: float) -> None:
         """Once per acknowledgement: decide how the window grows until the next one."""
         self._smallest_rtt = min(self._smallest_rtt, rtt)
+        if now - self._peak_since >= rtt:
+            self._former_peak, self._peak = self._peak, self.bytes_in_flight
+            self._peak_since = now
         if self.ssthresh is None:
             if self._queue_builds_up(now, rtt):
                 self.ssthresh = self.congestion_window

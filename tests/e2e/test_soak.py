@@ -1,7 +1,9 @@
-"""A bad day: everything that can move, fail or lose does so again and again, and no byte is lost."""
+"""A bad day: whatever can move, fail or lose does so again and again, and no byte is lost."""
 
 import asyncio
+import hashlib
 import itertools
+import os
 import random
 
 import pytest
@@ -11,15 +13,15 @@ from relay.certificate import ServerCertificate
 
 from ..lab.pairs import joined
 from ..lab.scene import Scene, scene
-from ..lab.transfer import Meter, receive, send
+from ..lab.transfer import Meter, receive
 from ..lab.virtual_loop import run_virtual
 from ..lab.virtual_network import Conditions, Host
 from .conftest import LONG, Note
 
 DAYS = 100 if LONG else 4
 TROUBLES = 12
-SIZE = 3_000_000
-RATE = 100_000.0
+CHUNK = 2_000
+INTERVAL_S = 0.05
 RECOVERY_S = 6.0
 """How long a pause may be beyond the time for which there was no way at all. A lost datagram or two
 of the reconnection cost a second each, so this is more than one event's 3 s."""
@@ -34,6 +36,7 @@ class Day:
         self._next_address = 10
         self.troubles: list[tuple[float, float, str]] = []
         """Beginning and end, in loop time, and what it was."""
+        self.over = asyncio.Event()
 
     async def pass_by(self) -> None:
         """Let some troubles happen, with some peace between them."""
@@ -53,6 +56,8 @@ class Day:
             began = loop.time()
             await trouble()
             self.troubles.append((began, loop.time(), trouble.__name__))
+        await asyncio.sleep(RECOVERY_S)
+        self.over.set()
 
     def recovery_s(self, arrivals: list[float]) -> float:
         """The longest pause in what arrived, without the time for which there was no way."""
@@ -108,13 +113,22 @@ class Day:
         )
 
 
-async def _transfer(sender: Pipe, receiver: Pipe, meter: Meter) -> None:
+async def _transfer(sender: Pipe, receiver: Pipe, meter: Meter, over: asyncio.Event) -> None:
+    """Send a little all day long."""
+
     async def deliver() -> str:
         return await receive(await receiver.accept_stream(), meter)
 
     delivering = asyncio.create_task(deliver())
-    sent = await send(sender.open_stream(unidirectional=True), SIZE, rate=RATE)
-    assert await delivering == sent
+    stream = sender.open_stream(unidirectional=True)
+    digest = hashlib.sha256()
+    while not over.is_set():
+        data = os.urandom(CHUNK)
+        digest.update(data)
+        await stream.write(data)
+        await asyncio.sleep(INTERVAL_S)
+    stream.write_eof()
+    assert await delivering == digest.hexdigest()
 
 
 def _live_through(certificate: ServerCertificate, seed: int) -> float:
@@ -126,8 +140,8 @@ def _live_through(certificate: ServerCertificate, seed: int) -> float:
             day = Day(at, seed)
             try:
                 await asyncio.gather(
-                    _transfer(pair.dialer, pair.accepter, there),
-                    _transfer(pair.accepter, pair.dialer, back),
+                    _transfer(pair.dialer, pair.accepter, there, day.over),
+                    _transfer(pair.accepter, pair.dialer, back, day.over),
                     day.pass_by(),
                 )
             except Exception as error:

@@ -13,6 +13,8 @@ help:
 	@echo "make check      lint, types and format only"
 	@echo "make format     format the code"
 	@echo "make test-long  the tests that take long: many handshakes, long waits"
+	@echo "make bench      measure forwarding beside its rivals (5 minutes); docs/benchmarks.md"
+	@echo "make bench-quick  the same in a minute, less exactly"
 	@echo "make clean      remove $(VENV) and caches"
 
 demo: $(VENV)/.runtime
@@ -28,6 +30,12 @@ test: check
 
 test-long: $(VENV)/.development
 	QUICPIPE_LONG=1 $(BIN)/pytest --timeout 1800 tests/e2e
+
+bench: $(VENV)/.runtime
+	$(BIN)/python -m bench
+
+bench-quick: $(VENV)/.runtime
+	$(BIN)/python -m bench --quick
 
 format: $(VENV)/.development
 	$(BIN)/ruff check --fix .

@@ -17,6 +17,7 @@ from aioquic.quic.events import (
     HandshakeCompleted,
     PingAcknowledged,
     QuicEvent,
+    StreamDataReceived,
     StreamReset,
 )
 
@@ -31,6 +32,13 @@ IDLE_TIMEOUT_S = 40.0
 
 MAX_RESPONSE = 65_536
 """Bytes of the largest response body that is read. A useful one has about 200."""
+
+_SETTINGS = TransportSettings(
+    idle_timeout_s=IDLE_TIMEOUT_S,
+    stream_window=2 * MAX_RESPONSE,
+    connection_window=8 * MAX_RESPONSE,
+    max_streams=8,  # of the relay's own: control and QPACK make three (RFC 9114 §6.2)
+)
 
 _log = logging.getLogger(__name__)
 
@@ -81,7 +89,7 @@ class RelayConnection:
         self._quic = RelayQuicConnection(
             parts=TlsParts(alpn=HTTP3_ALPN, server_name=_server_name(host)),
             connection_ids=ConnectionIdSource.towards_http3(),
-            settings=TransportSettings(idle_timeout_s=IDLE_TIMEOUT_S),
+            settings=_SETTINGS,
         )
         self._check = check
         self._http: H3Connection | None = None  # None until the relay is trusted
@@ -215,7 +223,12 @@ class RelayConnection:
     def _handle_http(self, event: QuicEvent) -> None:
         if self._http is None:
             return
-        if isinstance(event, StreamReset):
+        if isinstance(event, StreamDataReceived):
+            self._quic.consumed(event.stream_id, len(event.data))
+            if event.end_stream:
+                self._quic.end_receiving(event.stream_id)
+        elif isinstance(event, StreamReset):
+            self._quic.end_receiving(event.stream_id)
             self._fail(event.stream_id, RelayUnreachable("the relay reset the request"))
         try:
             for each in self._http.handle_event(event):

@@ -4,22 +4,27 @@ The loop runs in this process: on loopback a datagram that was sent has arrived.
 """
 
 import contextlib
+import json
+import shutil
 import socket
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
 from relay import ancillary
 from relay.channel import MAX_UP_DATAGRAM, UP_HEADER_SIZE, decode_up
 from relay.core.outcome import Outcome
-from relay.core.path import Path
+from relay.core.path import Path as RelayPath
 from relay.core.table import ConnectionIdsAdded, OwnerMoved, OwnerRemoved
 from relay.plain_loop import BATCH, PlainLoop
 from relay.sockets import Listener, ListenRequest, open_listeners
 from relay.wire.address import Address
-from tests.relay.families import HAS_IPV6, NO_IPV6
+from tests.relay.families import HAS_IPV6, NO_IPV6, needs_ipv6
 
 V4, V6 = "127.0.0.1", "::1"
 CID = bytes(range(12))
@@ -58,10 +63,13 @@ class Laboratory:
         self, peer: socket.socket, *cids: bytes, listener: int = 0, local: str | None = None
     ) -> int:
         owner, self.owners = self.owners, self.owners + 1
-        path = Path(address_of(peer), listener, local or self.listeners[listener].address.host)
+        path = RelayPath(address_of(peer), listener, local or self.listeners[listener].address.host)
         self.loop.apply(OwnerMoved(owner, path))
         self.loop.apply(ConnectionIdsAdded(owner, cids))
         return owner
+
+    def forget(self, owner: int, *cids: bytes) -> None:
+        self.loop.apply(OwnerRemoved(owner, cids))
 
     def send(
         self, peer: socket.socket, datagram: bytes, listener: int = 0, host: str | None = None
@@ -197,6 +205,33 @@ def test_too_big(resources: contextlib.ExitStack, sender_host: str) -> None:
     assert receiver.recv(65536) == PACKET.ljust(largest)
 
 
+@needs_ipv6
+def test_nothing_is_fragmented_where_the_interface_takes_less() -> None:
+    """In a namespace of its own, for no loopback of a whole machine is to be changed."""
+    alone = ["unshare", "--map-root-user", "--net"]
+    unshare = shutil.which("unshare")
+    if unshare is None or subprocess.run([*alone, "true"], capture_output=True).returncode:
+        pytest.skip("this user may not make a network namespace (unshare --map-root-user --net)")
+    done = subprocess.run(
+        [*alone, sys.executable, "-m", "tests.relay.small_mtu"],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result == {
+        "arrived": {
+            f"{V4} 1272": True,
+            f"{V4} 1273": False,
+            f"{V6} 1252": True,
+            f"{V6} 1253": False,
+        },
+        "counted": {Outcome.FORWARDED: 2, Outcome.TOO_BIG: 2},
+    }
+
+
 def test_a_send_that_fails_is_counted_and_harms_nobody(resources: contextlib.ExitStack) -> None:
     laboratory = Laboratory(["0.0.0.0"], resources)
     sender, receiver = laboratory.peer(V4), laboratory.peer(V4)
@@ -248,7 +283,7 @@ def test_what_may_be_http3_goes_up_with_the_way_it_came(
         laboratory.send(client, datagram, host=host)
         laboratory.run()
         message = decode_up(laboratory.up.recv(65536))
-        assert message.path == Path(address_of(client), 0, host)
+        assert message.path == RelayPath(address_of(client), 0, host)
         assert (message.ecn, message.datagram) == (2, datagram)
     assert laboratory.counted() == {Outcome.HTTP3: 2}
 
@@ -294,7 +329,7 @@ def test_a_wake_up_comes_before_the_next_datagram(resources: contextlib.ExitStac
     assert laboratory.counted() == {}
     laboratory.loop.forward(later)
     assert laboratory.counted() == {Outcome.FORWARDED: BATCH}
-    laboratory.loop.apply(OwnerRemoved(owner, (CID,)))
+    laboratory.forget(owner, CID)
     laboratory.loop.forward(later)
     assert laboratory.counted() == {Outcome.FORWARDED: BATCH, Outcome.UNKNOWN_CID: 1}
     assert time.monotonic() < later

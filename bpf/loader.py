@@ -1,5 +1,6 @@
 """From sources to a program on the interfaces. What cannot be done is one line that says why."""
 
+import contextlib
 import errno
 import logging
 import os
@@ -81,7 +82,7 @@ def attach_all(
 
     :raises KernelPathUnavailable: and then nothing is attached that was not before.
     """
-    own = _pinned_program_id(pins)
+    own = pinned_program_id(pins)
     links = [_usable(name, own) for name in names]
     for link in links:
         enlist(maps, link, Mode.NONE)
@@ -99,6 +100,7 @@ def attach_all(
     for link, attachment in zip(links, attachments, strict=True):
         enlist(maps, link, attachment.mode)
     pins.adopt_program()
+    _leave_others(maps, {attachment.index for attachment in attachments}, own)
     return attachments
 
 
@@ -125,14 +127,40 @@ def enlist(maps: KernelMaps, link: Interface, mode: Mode) -> None:
     key = link.index.to_bytes(4, sys.byteorder)
     entry = layout.Link(native=mode is Mode.NATIVE, mtu=link.mtu)
     entry.mac[:] = link.mac
-    maps.links.put(key, bytes(entry))
-    maps.egress.put(key, key)
+    if maps.links.get(key) != bytes(entry):
+        maps.links.put(key, bytes(entry))
+        maps.egress.put(key, key)
+
+
+def delist(maps: KernelMaps, index: int) -> None:
+    """Let no frame leave by an interface any more."""
+    key = index.to_bytes(4, sys.byteorder)
+    maps.egress.delete(key)
+    maps.links.delete(key)
+
+
+def detach_own(name: str, program_id: int | None) -> None:
+    """Detach this very program, if it is there."""
+    with contextlib.suppress(OSError):
+        link = netlink.interface(name)
+        if program_id is not None and link.program_id == program_id:
+            netlink.detach(link.index, link.mode)
 
 
 def is_relay_program(program_id: int) -> bool:
     """Whether a loaded program is a relay's, by its name; False for 0."""
     name = _program_name(program_id)
     return name == PROGRAM_FUNCTION
+
+
+def _leave_others(maps: KernelMaps, indexes: set[int], own: int | None) -> None:
+    """Detach from interfaces that took part in an earlier run and no longer do."""
+    for key, _ in list(maps.links.items()):
+        index = int.from_bytes(key, sys.byteorder)
+        if index not in indexes:
+            with contextlib.suppress(OSError):
+                detach_own(netlink.interface_by_index(index).name, own)
+            delist(maps, index)
 
 
 def _usable(name: str, own_program: int | None) -> Interface:
@@ -192,7 +220,8 @@ def _attach_in_some(
     raise KernelPathUnavailable(f"{link.name}: {'; '.join(problems)}")
 
 
-def _pinned_program_id(pins: Pins) -> int | None:
+def pinned_program_id(pins: Pins) -> int | None:
+    """The program that this relay attached last; None if there is none."""
     try:
         descriptor = open_pin(pins.program)
     except OSError:

@@ -9,6 +9,8 @@
 #define VLAN_SERVICE_TAG 0x88a8	 /* IEEE 802.1ad */
 #define IPV4_FRAGMENT 0x3fff	 /* RFC 791: more fragments, or an offset */
 #define IPV4_WITHOUT_OPTIONS 0x45 /* version 4, five words */
+#define LONG_HEADER_BIT 0x80	 /* RFC 8999 §5 */
+#define HTTP3_BIT 0x80		 /* docs/protocol.md §2, in a connection ID's first byte */
 #define IPV4_MAPPED 0xffff	 /* RFC 4291 §2.5.5.2, the third word */
 
 struct datagram {
@@ -124,4 +126,34 @@ static __always_inline void source_of(const struct datagram *datagram, struct so
 	}
 	key->remote_port = datagram->udp->source;
 	key->local_port = datagram->udp->dest;
+}
+
+static __always_inline int same_path(const struct source_key *a, const struct source_key *b)
+{
+	const __u64 *x = (const __u64 *)a, *y = (const __u64 *)b;
+
+	return *(__u32 *)&a->remote_port == *(__u32 *)&b->remote_port && x[1] == y[1] &&
+	       x[3] == y[3] && x[0] == y[0] && x[2] == y[2];
+}
+
+/* The connection ID of a packet that may be for a peer: 0, or the outcome. RFC 8999 §5.2. */
+static __always_inline int read_cid(const struct datagram *datagram, void *end,
+				    const struct config *config, struct cid_key *cid)
+{
+	__u8 *payload = datagram->payload;
+
+	if (datagram->payload_length < 1 || (void *)(payload + 1) > end)
+		return OUTCOME_MALFORMED;
+	if (payload[0] & LONG_HEADER_BIT)
+		return OUTCOME_LONG_HEADER;
+	if (datagram->payload_length < 1 + CID_LENGTH || (void *)(payload + 1 + CID_LENGTH) > end)
+		return OUTCOME_MALFORMED;
+	if (payload[1] & HTTP3_BIT)
+		return OUTCOME_HTTP3;
+	if (datagram->payload_length > config->max_payload)
+		return OUTCOME_OVERSIZED;
+	cid->words[0] = *(__u32 *)(payload + 1);
+	cid->words[1] = *(__u32 *)(payload + 5);
+	cid->words[2] = *(__u32 *)(payload + 9);
+	return 0;
 }

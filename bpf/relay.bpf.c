@@ -20,18 +20,11 @@
 #include "layout.h"
 #include "parse.h"
 #include "rewrite.h"
+#include "hop.h"
+#include "checks.h"
 
 #define LOOPBACK 1 /* the interface index of `lo` in every network namespace */
 #define NOTE_INTERVAL_NS 1000000000ull
-#define LONG_HEADER_BIT 0x80 /* RFC 8999 §5 */
-#define HTTP3_BIT 0x80	     /* docs/protocol.md §2, in a connection ID's first byte */
-#define BYTE_COST_SHIFT 10
-#define FAMILY_INET 2
-#define FAMILY_INET6 10
-
-/* The kernel headers' own READ_ONCE calls a function that bcc does not allow. */
-#define read_once(place) (*(volatile typeof(place) *)&(place))
-#define write_once(place, value) (*(volatile typeof(place) *)&(place) = (value))
 
 
 BPF_TABLE_PINNED("lru_hash", struct cid_key, struct cid_entry, owner_by_cid, RELAY_CIDS,
@@ -74,14 +67,6 @@ static __always_inline __u64 now_ns(void)
 	return clock->now_ns;
 }
 
-/* A call of memcmp would not be resolved. */
-static __always_inline int same_mac(const __u8 *a, const __u8 *b)
-{
-	const __u16 *x = (const __u16 *)a, *y = (const __u16 *)b;
-
-	return x[0] == y[0] && x[1] == y[1] && x[2] == y[2];
-}
-
 /* Remember the way back to the sender, and that it lives. Returns whether the frame is for us. */
 static __always_inline int note_source(const struct ethhdr *eth, __u32 ingress, __u64 now,
 				       struct hop *hop)
@@ -115,14 +100,6 @@ static __always_inline struct owner *owner_of(struct owner_ref *ref)
 	return owner && owner->generation == ref->generation ? owner : NULL;
 }
 
-static __always_inline int same_path(const struct source_key *a, const struct source_key *b)
-{
-	const __u64 *x = (const __u64 *)a, *y = (const __u64 *)b;
-
-	return *(__u32 *)&a->remote_port == *(__u32 *)&b->remote_port && x[1] == y[1] &&
-	       x[3] == y[3] && x[0] == y[0] && x[2] == y[2];
-}
-
 static __always_inline struct owner *owner_at(const struct source_key *key, __u32 *index)
 {
 	struct owner_ref *ref = owner_by_source.lookup((struct source_key *)key);
@@ -153,78 +130,6 @@ static __always_inline struct owner *sender(const struct source_key *key, struct
 	if (owner)
 		entry->sender = index;
 	return owner;
-}
-
-/* The address part of a rewrite: 0, or the outcome if the relay is writing just now. */
-static __always_inline int copy_path(struct owner *owner, struct rewrite *to)
-{
-	__u32 sequence = read_once(owner->sequence);
-
-	barrier();
-	to->path = owner->path;
-	barrier();
-	return sequence & 1 || sequence != read_once(owner->sequence) ? OUTCOME_BUSY : 0;
-}
-
-/* The interface to leave by, in `egress`, and the MAC addresses: 0, or the outcome. */
-static __always_inline int learned_hop(struct owner *owner, const struct config *config, __u64 now,
-				       __u32 ip_length, struct rewrite *to, __u32 *egress)
-{
-	struct hop *hop = &owner->hop;
-	__u64 seen = read_once(hop->seen_ns);
-	__u32 mtu = hop->mtu;
-
-	barrier();
-	/* Signed: another CPU may have noted a later time than our `now`. */
-	if (!seen || (__s64)(now - seen) > (__s64)config->hop_max_age_ns)
-		return OUTCOME_NO_NEXT_HOP;
-	__builtin_memcpy(to->peer_mac, hop->peer_mac, 6);
-	__builtin_memcpy(to->own_mac, hop->own_mac, 6);
-	*egress = hop->ifindex;
-	barrier();
-	if (seen != read_once(hop->seen_ns))
-		return OUTCOME_BUSY;
-	return ip_length > mtu ? OUTCOME_TOO_BIG : 0;
-}
-
-/* The same by the kernel's routes and neighbours; -1 if it does not forward here. */
-static __always_inline int fib_hop(struct xdp_md *ctx, const struct datagram *datagram,
-				   struct rewrite *to, __u32 *egress)
-{
-	struct bpf_fib_lookup fib = {};
-	int result;
-
-	fib.ifindex = ctx->ingress_ifindex;
-	fib.l4_protocol = IPPROTO_UDP;
-	fib.tot_len = datagram->ip_length;
-	fib.sport = to->path.local_port;
-	fib.dport = to->path.remote_port;
-	if (!datagram->ipv6) {
-		fib.family = FAMILY_INET;
-		fib.tos = datagram->ip4->tos;
-		fib.ipv4_src = to->path.local[3];
-		fib.ipv4_dst = to->path.remote[3];
-	} else {
-		fib.family = FAMILY_INET6;
-		__builtin_memcpy(fib.ipv6_src, to->path.local, sizeof(to->path.local));
-		__builtin_memcpy(fib.ipv6_dst, to->path.remote, sizeof(to->path.remote));
-	}
-	result = bpf_fib_lookup(ctx, &fib, sizeof(fib), 0);
-	switch (result) {
-	case BPF_FIB_LKUP_RET_SUCCESS:
-		__builtin_memcpy(to->peer_mac, fib.dmac, 6);
-		__builtin_memcpy(to->own_mac, fib.smac, 6);
-		*egress = fib.ifindex;
-		return 0;
-	case BPF_FIB_LKUP_RET_FRAG_NEEDED:
-		return OUTCOME_TOO_BIG;
-	case BPF_FIB_LKUP_RET_FWD_DISABLED:
-	case BPF_FIB_LKUP_RET_NOT_FWDED:
-		return -1;
-	default:
-		/* Above all "no neighbour": what userspace sends resolves it. */
-		return OUTCOME_NO_NEXT_HOP;
-	}
 }
 
 /* Frames on `lo` never leave it, others never enter it; between NICs both ends must take part. */
@@ -263,66 +168,6 @@ static __always_inline int next_hop(struct xdp_md *ctx, const struct datagram *d
 	if (owner->way != way)
 		owner->way = way;
 	return outcome;
-}
-
-/*
- * Token buckets as two times: when each would be full again (the generic cell rate algorithm). Two
- * CPUs may both take the last token; that is one packet too many, and costs no lock.
- */
-static __always_inline int over_rate(struct owner *owner, __u64 now, __u32 length)
-{
-	__u64 packets_until, bytes_until;
-
-	if (!owner->packet_cost_ns && !owner->byte_cost)
-		return 0;
-	packets_until = owner->packets_until_ns > now ? owner->packets_until_ns : now;
-	bytes_until = owner->bytes_until_ns > now ? owner->bytes_until_ns : now;
-	if (packets_until - now > owner->burst_ns || bytes_until - now > owner->burst_ns)
-		return 1;
-	owner->packets_until_ns = packets_until + owner->packet_cost_ns;
-	owner->bytes_until_ns =
-		bytes_until + (((__u64)length * owner->byte_cost) >> BYTE_COST_SHIFT);
-	return 0;
-}
-
-/* The connection ID of a packet that may be for a peer: 0, or the outcome. RFC 8999 §5.2. */
-static __always_inline int read_cid(const struct datagram *datagram, void *end,
-				    const struct config *config, struct cid_key *cid)
-{
-	__u8 *payload = datagram->payload;
-
-	if (datagram->payload_length < 1 || (void *)(payload + 1) > end)
-		return OUTCOME_MALFORMED;
-	if (payload[0] & LONG_HEADER_BIT)
-		return OUTCOME_LONG_HEADER;
-	if (datagram->payload_length < 1 + CID_LENGTH || (void *)(payload + 1 + CID_LENGTH) > end)
-		return OUTCOME_MALFORMED;
-	if (payload[1] & HTTP3_BIT)
-		return OUTCOME_HTTP3;
-	if (datagram->payload_length > config->max_payload)
-		return OUTCOME_OVERSIZED;
-	cid->words[0] = *(__u32 *)(payload + 1);
-	cid->words[1] = *(__u32 *)(payload + 5);
-	cid->words[2] = *(__u32 *)(payload + 9);
-	return 0;
-}
-
-static __always_inline int check_pair(const struct datagram *datagram, const struct owner *from,
-				      const struct owner *to, __u64 now)
-{
-	if (from->lease_end_ns <= now || to->lease_end_ns <= now)
-		return OUTCOME_EXPIRED;
-	if (to->ipv6 != datagram->ipv6)
-		return OUTCOME_FAMILY_MISMATCH;
-	if ((datagram->ipv6 ? datagram->ip6->hop_limit : datagram->ip4->ttl) <= 1)
-		return OUTCOME_HOP_LIMIT;
-	return 0;
-}
-
-static __always_inline int is_ours(const struct config *config, __be16 port)
-{
-	return port == config->ports[0] || port == config->ports[1] || port == config->ports[2] ||
-	       port == config->ports[3];
 }
 
 static __always_inline struct verdict pass(int outcome)

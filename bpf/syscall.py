@@ -110,7 +110,8 @@ class Map:
         try:
             values = struct.unpack("=6I", _info(descriptor, 24))
             type_, _, key_size, value_size, capacity, flags = values
-            shape = MapShape(MapType(type_), key_size, value_size, capacity, flags)
+            # The kernel adds flags of its own to some types.
+            shape = MapShape(MapType(type_), key_size, value_size, capacity, flags & MAPPABLE)
         except (OSError, ValueError) as error:
             os.close(descriptor)
             raise OSError(errno.EINVAL, f"{path} is no map of ours") from error

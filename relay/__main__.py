@@ -16,7 +16,12 @@ INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the relay; returns the exit code."""
     _fill_standard_descriptors()
-    config = parse_config(sys.argv[1:] if arguments is None else arguments, os.environ)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["xdp"]:
+        from relay.kernel_command import run_xdp  # late: few need it
+
+        return run_xdp(arguments[1:])
+    config = parse_config(arguments, os.environ)
     logs.configure(config.log_format, config.log_level)
     try:
         from relay.service import StartFailed, run  # late: --help and mistakes need not wait for it

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from relay.core.registry import RegistryLimits
+from relay.kernel_config import KernelConfig, KernelConfigError, kernel_config
 from relay.logs import LEVELS, LogFormat
 from relay.sockets import ListenRequest
 from relay.supervisor import default_workers
@@ -33,6 +34,13 @@ examples:
   quicpipe-relay --listen 127.0.0.1:0
       on loopback, on a port that is free: the line on stdout says which
 
+forwarding in the kernel (Linux, as root; docs/kernel-path.md):
+  QUICPIPE_XDP_IFACE=eth0,eth1      the interfaces; nothing else has to be set
+  QUICPIPE_XDP_MODE=auto            or native, or generic
+  QUICPIPE_XDP_REQUIRE=1            do not run without it
+  quicpipe-relay xdp status         what the kernel does
+  quicpipe-relay xdp detach         remove it
+
 signals:
   SIGTERM, SIGINT   tell the clients, and end
   SIGUSR1           log all counters
@@ -56,6 +64,8 @@ class Config:
     """Processes that forward."""
     lease_s: float = RegistryLimits().lease_s
     """Seconds for which a registration outlives its connection and its last packet."""
+    kernel: KernelConfig | None = None
+    """How the kernel is to forward; None: it is not."""
 
 
 def parse_config(arguments: Sequence[str], environment: Mapping[str, str]) -> Config:
@@ -67,6 +77,10 @@ def parse_config(arguments: Sequence[str], environment: Mapping[str, str]) -> Co
     options = parser.parse_args(arguments)
     if (options.certificate is None) != (options.private_key is None):
         parser.error("--certificate and --private-key belong together: give both, or neither")
+    try:
+        kernel = kernel_config(environment)
+    except KernelConfigError as error:
+        parser.error(str(error))
     return Config(
         listen=tuple(options.listen or DEFAULT_LISTEN),
         certificate=options.certificate,
@@ -76,6 +90,7 @@ def parse_config(arguments: Sequence[str], environment: Mapping[str, str]) -> Co
         log_level=options.log_level,
         workers=options.workers,
         lease_s=options.lease,
+        kernel=kernel,
     )
 
 

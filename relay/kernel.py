@@ -7,14 +7,13 @@ is left to the workers, for the program passes up what it does not know.
 import ctypes
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from bpf import layout
 from bpf.pins import KernelMaps
+from relay.core.leases import LeaseSource
 from relay.core.path import Path
-from relay.core.registry import Record
 from relay.core.table import Change, ConnectionIdsAdded, OwnerMoved, OwnerRemoved
 from relay.wire.address import Address
 
@@ -24,13 +23,6 @@ _BYTE_COSTS_PER_NS = 1024
 _MAX_COST = 2**32 - 1
 _CLOCK_GRAIN_NS = 50_000_000
 """The program reads a clock that may be a timer tick behind ours."""
-
-
-class LeaseSource(Protocol):
-    """Who knows the leases: the registry."""
-
-    def record(self, owner: int, now: float) -> Record | None: ...
-    def lease_ends(self, now: float) -> Iterator[tuple[int, float]]: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from relay.control import Control
 from relay.core.outcome import Outcome
 from relay.core.path import Path
 from relay.core.registry import RegistryLimits
+from relay.kernel_service import KernelRequired, KernelService
 from relay.logs import ALWAYS, discard
 from relay.sockets import Listener, ListenError, open_listeners
 from relay.supervisor import PoolTimes, WorkerPool, WorkersFailed
@@ -42,7 +43,7 @@ def run(config: Config) -> int:
     try:
         certificate = _certificate(config)
         return asyncio.run(Relay(config, listeners, certificate).serve())
-    except (CertificateError, WorkersFailed) as error:
+    except (CertificateError, KernelRequired, WorkersFailed) as error:
         raise StartFailed(str(error)) from None
     finally:
         for listener in listeners:
@@ -65,18 +66,23 @@ class Relay:
         """Run until SIGTERM or SIGINT.
 
         :raises WorkersFailed: there is nobody to forward.
+        :raises KernelRequired: the kernel was to forward, and cannot.
         """
         loop = asyncio.get_running_loop()
         end: asyncio.Future[None] = loop.create_future()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, _resolve, end)
+        self._pool = pool = WorkerPool(self._listeners, self._pool_times)
+        addresses = [listener.address for listener in self._listeners]
+        self._kernel = KernelService(self._config.kernel, addresses, self._config.lease_s)
         self._control = Control(
             certificate=self._certificate,
-            forwarders=[pool := WorkerPool(self._listeners, self._pool_times)],
+            forwarders=[pool, *self._kernel.forwarders],
             send=self._send,
             registry_limits=RegistryLimits(lease_s=self._config.lease_s),
+            restored=self._kernel.records,
         )
-        self._pool = pool
+        self._kernel.begin(self._control.leases)
         reports: set[asyncio.Task[None]] = set()
 
         def report() -> None:
@@ -94,6 +100,7 @@ class Relay:
                 heard=self._control.seen,
                 failed=lambda error: _resolve(end, error),
             )
+            await self._kernel.attach(heard=self._control.seen)
             logger.info("certificate %s", self._certificate.fingerprint)
             _announce(self._listeners)
             await end
@@ -102,6 +109,7 @@ class Relay:
             await self._control.stop()
             await pool.stop()
             self._log_counters("counters at the end")
+            self._kernel.stop()
         return 0
 
     @property
@@ -129,6 +137,7 @@ class Relay:
         fields: dict[str, int] = {
             **{outcome.value: counters.of(outcome) for outcome in Outcome},
             "bytes_forwarded": counters.bytes_forwarded,
+            **self._kernel.counters(),
             "receive_queue_full": sum(listener.lost() for listener in self._listeners),
             "answers_lost": self._answers_lost,
             "registrations": self._control.registrations,

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0-only
+/*
+ * Where a packet leaves to: the copy of an owner's path, and the two ways to a next hop. No maps.
+ */
+#pragma once
+
+#define FAMILY_INET 2
+#define FAMILY_INET6 10
+
+/* The kernel headers' own READ_ONCE calls a function that bcc does not allow. */
+#define read_once(place) (*(volatile typeof(place) *)&(place))
+#define write_once(place, value) (*(volatile typeof(place) *)&(place) = (value))
+
+
+/* A call of memcmp would not be resolved. */
+static __always_inline int same_mac(const __u8 *a, const __u8 *b)
+{
+	const __u16 *x = (const __u16 *)a, *y = (const __u16 *)b;
+
+	return x[0] == y[0] && x[1] == y[1] && x[2] == y[2];
+}
+
+/* The address part of a rewrite: 0, or the outcome if the relay is writing just now. */
+static __always_inline int copy_path(struct owner *owner, struct rewrite *to)
+{
+	__u32 sequence = read_once(owner->sequence);
+
+	barrier();
+	to->path = owner->path;
+	barrier();
+	return sequence & 1 || sequence != read_once(owner->sequence) ? OUTCOME_BUSY : 0;
+}
+
+/* The interface to leave by, in `egress`, and the MAC addresses: 0, or the outcome. */
+static __always_inline int learned_hop(struct owner *owner, const struct config *config, __u64 now,
+				       __u32 ip_length, struct rewrite *to, __u32 *egress)
+{
+	struct hop *hop = &owner->hop;
+	__u64 seen = read_once(hop->seen_ns);
+	__u32 mtu = hop->mtu;
+
+	barrier();
+	/* Signed: another CPU may have noted a later time than our `now`. */
+	if (!seen || (__s64)(now - seen) > (__s64)config->hop_max_age_ns)
+		return OUTCOME_NO_NEXT_HOP;
+	__builtin_memcpy(to->peer_mac, hop->peer_mac, 6);
+	__builtin_memcpy(to->own_mac, hop->own_mac, 6);
+	*egress = hop->ifindex;
+	barrier();
+	if (seen != read_once(hop->seen_ns))
+		return OUTCOME_BUSY;
+	return ip_length > mtu ? OUTCOME_TOO_BIG : 0;
+}
+
+/* The same by the kernel's routes and neighbours; -1 if it does not forward here. */
+static __always_inline int fib_hop(struct xdp_md *ctx, const struct datagram *datagram,
+				   struct rewrite *to, __u32 *egress)
+{
+	struct bpf_fib_lookup fib = {};
+	int result;
+
+	fib.ifindex = ctx->ingress_ifindex;
+	fib.l4_protocol = IPPROTO_UDP;
+	fib.tot_len = datagram->ip_length;
+	fib.sport = to->path.local_port;
+	fib.dport = to->path.remote_port;
+	if (!datagram->ipv6) {
+		fib.family = FAMILY_INET;
+		fib.tos = datagram->ip4->tos;
+		fib.ipv4_src = to->path.local[3];
+		fib.ipv4_dst = to->path.remote[3];
+	} else {
+		fib.family = FAMILY_INET6;
+		__builtin_memcpy(fib.ipv6_src, to->path.local, sizeof(to->path.local));
+		__builtin_memcpy(fib.ipv6_dst, to->path.remote, sizeof(to->path.remote));
+	}
+	result = bpf_fib_lookup(ctx, &fib, sizeof(fib), 0);
+	switch (result) {
+	case BPF_FIB_LKUP_RET_SUCCESS:
+		__builtin_memcpy(to->peer_mac, fib.dmac, 6);
+		__builtin_memcpy(to->own_mac, fib.smac, 6);
+		*egress = fib.ifindex;
+		return 0;
+	case BPF_FIB_LKUP_RET_FRAG_NEEDED:
+		return OUTCOME_TOO_BIG;
+	case BPF_FIB_LKUP_RET_FWD_DISABLED:
+	case BPF_FIB_LKUP_RET_NOT_FWDED:
+		return -1;
+	default:
+		/* Above all "no neighbour": what userspace sends resolves it. */
+		return OUTCOME_NO_NEXT_HOP;
+	}
+}

@@ -95,6 +95,8 @@ class PeerConnection(HandshakeConnection):
         self._ended_by: EndedBy | None = None
         self._acknowledged = -1
         """The largest packet number of the application's space that we have acknowledged."""
+        self._key_since = 0
+        """The first packet number that we sent with the present keys."""
         self._farewell: Farewell | None = None
         """Set from our close on."""
         self._datagrams_sent = self._datagrams_received = 0
@@ -161,6 +163,7 @@ class PeerConnection(HandshakeConnection):
             return []
         closing = self._close_pending
         self._acknowledge_batch(now)
+        self._renew_keys()
         datagrams = [datagram for datagram, _ in self.datagrams_to_send(now)]
         self._datagrams_sent += len(datagrams)
         self._bytes_sent += sum(map(len, datagrams))
@@ -309,6 +312,12 @@ class PeerConnection(HandshakeConnection):
         super()._write_connection_close_frame(builder, epoch, error_code, frame_type, reason_phrase)
 
     # Own
+
+    def _renew_keys(self) -> None:
+        used = self._packet_number - self._key_since
+        if used >= self._settings.packets_per_key and self._handshake_confirmed:
+            self._key_since = self._packet_number
+            self.request_key_update()
 
     def _unmute(self, now: float) -> None:
         self._muted = False

@@ -66,6 +66,9 @@ class TransportSettings:
     """The same for all streams together: the bound on the memory that the other end can take."""
     max_streams: int = 128
     """Streams of either kind that the other end may have open at a time."""
+    packets_per_key: int = 2**22
+    """Packets that are sent before the keys are renewed; RFC 9001 §6.6 permits 2²³ with AES-GCM,
+    which is 10 GB."""
     datagram_queue: int = 256
     """DATAGRAM frames that wait to be sent; when full, the oldest is dropped."""
 

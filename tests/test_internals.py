@@ -46,6 +46,7 @@ AIOQUIC_BY_PEERS: list[Internal] = [
     (QUIC, "_loss"),
     (QUIC, "_max_datagram_size"),
     (QUIC, "_network_paths"),
+    (QUIC, "_packet_number"),
     (QUIC, "_peer_cid"),
     (QUIC, "_remote_active_connection_id_limit"),
     (QUIC, "_remote_max_datagram_frame_size"),

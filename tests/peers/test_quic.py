@@ -1,6 +1,7 @@
 """The QUIC end of a pipe: opening under loss, waiting, windows, outages, closing. Virtual time."""
 
 import dataclasses
+from itertools import pairwise
 
 import pytest
 from aioquic.quic.connection import QuicConnectionState
@@ -361,6 +362,21 @@ def test_the_oldest_datagrams_are_dropped_when_too_many_wait() -> None:
     datagrams = [e.data for e in pair.events[False] if isinstance(e, DatagramFrameReceived)]
     assert datagrams == [bytes([n]) for n in range(3, 8)]
     assert pair.client.statistics().datagram_frames_dropped == 3
+
+
+def test_keys_are_renewed_while_a_transfer_goes_on() -> None:
+    pair = opened(settings=TransportSettings(packets_per_key=500))
+    phases: list[int] = []
+
+    def is_done() -> bool:
+        phases.append(pair.client._cryptos[Epoch.ONE_RTT].key_phase)
+        return pair.received[False] == 3_000_000
+
+    stream = pair.client.open_stream(unidirectional=True)
+    pair.client.send_stream_data(stream, bytes(3_000_000), end_stream=True)
+    assert pair.run(is_done, 20.0)
+    changes = sum(one != other for one, other in pairwise(phases))
+    assert 4 <= changes <= 8
 
 
 # Outages

@@ -19,7 +19,14 @@ class LivenessLimits:
     silences_s: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 15.0)
     """Silence before the first, second, … ping while a pipe is active."""
     active_s: float = 30.0
-    """A pipe is active for so long after its last packet."""
+    """A pipe is active for so long after its last conversation."""
+    pause_s: float = 5.0
+    """Conversations have no longer pauses. A pipe's own keepalive, every ten seconds, is none."""
+    conversation_s: float = 1.0
+    """Traffic that goes on for so long is a conversation…"""
+    conversation_batches: int = 6
+    """…and so is one with so many batches of datagrams from the other peer; a keepalive and its
+    answer are two or three."""
     patience_s: float = 1.0
     """Silence after a ping that means that the connection is dead; longer if the relay is far."""
     tries: int = 3
@@ -43,6 +50,9 @@ class Liveness:
         self._limits = limits or LivenessLimits()
         self._silent_since = now
         self._last_pipe: float | None = None  # None: there was no pipe traffic yet
+        self._traffic_since = now  # it had no longer pause than `pause_s`
+        self._traffic_received = 0  # batches since then
+        self._last_conversation: float | None = None
         self._level = 0  # index into `silences_s`
         self._last_ping = now
         self._urge: float | None = None  # when to ping at the latest, as a quiet pipe has sent
@@ -59,18 +69,18 @@ class Liveness:
 
     def pipe_received(self, now: float) -> None:
         """It was one of a pipe's. Follows `heard`."""
-        self._last_pipe = now
-        self._level = 0
+        self._note_traffic(now, received=1)
         self._urge = None
+        if self._last_conversation == now:
+            self._level = 0
 
     def pipe_sent(self, now: float) -> None:
         """A pipe has sent something. After a pause that may be what finds out about a dead way."""
-        former, self._last_pipe = self._last_pipe, now
-        if former is None or now - former >= self._limits.active_s:
-            self._silent_since = now  # silence before it does not count
-            self._level = 0
-        elif now - former >= self._limits.silences_s[0] and self._urge is None:
-            self._urge = now + self._limits.silences_s[0]
+        quiet_s = self._limits.silences_s[0]
+        was_quiet = self._last_pipe is None or now - self._last_pipe >= quiet_s
+        self._note_traffic(now, received=0)
+        if was_quiet and self._urge is None:
+            self._urge = now + quiet_s
 
     def ping_acknowledged(self, now: float) -> None:
         """The relay itself has answered a ping."""
@@ -117,11 +127,22 @@ class Liveness:
                 return float("inf")  # it is up to `_dead_at`
             return self._waiting_since + self._tries * self._patience / limits.tries
         ping_at = self._last_ping + limits.keepalive_s
-        if self._last_pipe is not None:
+        if self._last_conversation is not None:
             silence_at = self._silent_since + limits.silences_s[self._level]
-            if silence_at < self._last_pipe + limits.active_s:
+            if silence_at < self._last_conversation + limits.active_s:
                 ping_at = min(ping_at, silence_at)
         return ping_at if self._urge is None else min(ping_at, self._urge)
+
+    def _note_traffic(self, now: float, *, received: int) -> None:
+        limits = self._limits
+        if self._last_pipe is None or now - self._last_pipe > limits.pause_s:
+            self._traffic_since = now
+            self._traffic_received = 0
+        self._traffic_received += received
+        self._last_pipe = now
+        is_long = now - self._traffic_since >= limits.conversation_s
+        if is_long or self._traffic_received >= limits.conversation_batches:
+            self._last_conversation = now
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,8 @@ from .waiters import Waiters
 KEEPALIVE_S = 10.0
 """Seconds of silence after which the other peer is asked for a sign of life. It has the idle
 timeout (30 s) to give one, and is asked again every second."""
+DIALER_PATIENCE_S = 1.0
+"""Seconds for which the dialer leaves that to the accepter."""
 
 DATAGRAMS_UNREAD = 256
 """Datagrams kept until the application fetches them; one more, and the oldest is dropped."""
@@ -161,7 +163,10 @@ class PipeCore:
     # Own
 
     def _keepalive_at(self) -> float:
-        return max(self._heard_at or 0.0, self._asked_at) + KEEPALIVE_S
+        # Both ends heard each other last in the same exchange. With equal times they would both
+        # ask, each time; so the accepter asks first.
+        interval_s = KEEPALIVE_S + (DIALER_PATIENCE_S if self._quic.is_client else 0.0)
+        return max(self._heard_at or 0.0, self._asked_at) + interval_s
 
     def _handle(self, event: events.QuicEvent) -> None:
         match event:

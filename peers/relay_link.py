@@ -171,9 +171,11 @@ class RelayLink:
                 self._timer.cancel()
             await asyncio.gather(*(self.end(each) for each in list(self._registrations)))
         finally:
-            if self._connection is not None:
-                self._connection.close()
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                connection.close()
             self._endpoint.close()
+            self._up.set()  # whoever waits for a connection learns that there will be none
 
     # Keeping it alive.
 

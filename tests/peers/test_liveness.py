@@ -75,7 +75,7 @@ CASES = [
     Case(
         "the peer falls silent, the relay answers: back-off from 1 s to the keepalive",
         until=60.0,
-        pipe_heard=(10.0,),
+        pipe_heard=every(0.5, 8.0, 10.5),
         expected=[
             (11.0, PING),
             (13.05, PING),
@@ -102,7 +102,7 @@ CASES = [
         "only the third ping is answered: no reconnection",
         until=9.0,
         answer_s=0.9,
-        pipe_heard=(5.0,),
+        pipe_heard=every(0.5, 3.0, 5.5),
         # The answer to the first comes when two more are under way.
         expected=[(6.0, PING), (6.33, PING), (6.67, PING)],
     ),
@@ -111,15 +111,28 @@ CASES = [
         until=60.0,
         answer_s=None,
         round_trip_s=0.5,
-        pipe_heard=(5.0,),
+        pipe_heard=every(0.5, 3.0, 5.5),
         expected=[(6.0, PING), (6.5, PING), (7.0, PING), (7.5, RECONNECT)],
     ),
     Case(
         "a pipe that was quiet sends into the dark: pinged a second later, not at the keepalive",
-        until=12.5,
-        pipe_sent=(5.0, 10.0),
-        # At 5.0 and 10.0 it sends; the relay answers both pings, the other peer nothing.
-        expected=[(6.0, PING), (8.05, PING), (11.0, PING)],
+        until=17.0,
+        pipe_sent=(5.0, 15.0),
+        # The relay answers both pings, the other peer nothing.
+        expected=[(6.0, PING), (16.0, PING)],
+    ),
+    Case(
+        "the keepalives of the pipe itself are no conversation, so they cost no further pings",
+        until=61.0,
+        pipe_sent=every(10.0, 5.0, 65.0),
+        pipe_heard=every(10.0, 5.1, 65.1),
+        expected=[(15.0, PING), (30.0, PING), (45.0, PING), (60.0, PING)],
+    ),
+    Case(
+        "a burst too short to last is a conversation by its size",
+        until=3.0,
+        pipe_heard=every(0.01, 0.5, 0.6),
+        expected=[(1.59, PING)],
     ),
 ]
 
@@ -148,8 +161,9 @@ def test_one_lost_ping_in_three_hardly_ever_costs_a_connection() -> None:
     outcomes = []
     for answered in range(8):
         liveness = Liveness(0.0)
-        liveness.heard(5.0)
-        liveness.pipe_received(5.0)
+        for when in (4.0, 5.0):
+            liveness.heard(when)
+            liveness.pipe_received(when)
         action = Action.NOTHING
         for attempt in range(3):
             now = liveness.next_timer()

@@ -69,6 +69,13 @@ async def until(condition: Callable[[], bool], limit_s: float = 60.0) -> float:
     return now() - start
 
 
+async def talk(link: RelayLink) -> None:
+    """As if a pipe were active."""
+    for _ in range(6):
+        link.pipe_received(now())
+        await asyncio.sleep(0.01)
+
+
 def scene(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     run_virtual(main(), limit_s=10_000.0)
 
@@ -319,7 +326,7 @@ def test_a_relay_that_is_killed_and_comes_back_is_found_and_told_everything() ->
         first = await link.register(KEY, Derivation.BLAKE3, 16)
         second = await link.register(bytes(32), Derivation.BLAKE3, 8)
         await link.extend(first, 20)
-        link.pipe_received(now())  # as if a pipe were active
+        await talk(link)
         world.relay.kill()
         await asyncio.sleep(7.3)
         world.relay = world.start_relay()
@@ -371,7 +378,7 @@ def test_a_relay_at_another_address_is_found() -> None:
         world = World()
         link = await world.connect()
         await link.register(KEY, Derivation.BLAKE3, 16)
-        link.pipe_received(now())
+        await talk(link)
         world.relay.kill()
         world.network.names["relay.example"] = [V6]
         world.relay = world.start_relay(socket.AF_INET6)
@@ -437,7 +444,7 @@ def test_a_short_outage_costs_no_connection() -> None:
         world = World()
         link = await world.connect()
         await link.register(KEY, Derivation.BLAKE3, 16)
-        link.pipe_received(now())
+        await talk(link)
         world.relay.silent = True
         await asyncio.sleep(2.2)  # pings for a second, then attempts to reconnect have begun
         world.relay.silent = False

@@ -73,15 +73,16 @@ def create_app(
     limiter = RateLimiter(rate_limits or RateLimits())
 
     async def register(request: Request) -> Response:
+        body = await _body(request)
         connection = _connection(request)
-        path = connection.validated_path
+        path = connection.validated_path  # after the last await: the client may move meanwhile
         if path is None:
             raise Problem(425, "your new address is not validated yet; repeat the request")
         now = clock() if clock else asyncio.get_running_loop().time()
         wait = limiter.take(source_of(path.remote), now)
         if wait > 0:
             raise Problem(429, "too many registrations from your address", retry_after_s=wait)
-        answer = _register(service, await _body(request), path, connection.id)
+        answer = _register(service, body, path, connection.id)
         return Response(answer.encode(), media_type="application/json")
 
     async def delete(request: Request) -> Response:

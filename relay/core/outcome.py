@@ -21,7 +21,8 @@ class Outcome(StrEnum):
     """Dropped: a long header from a registered connection ID to one that is not (such as a waiting
     dialer's repeated Initial). It must not reach HTTP/3: the dialer would believe the answer."""
     TOO_BIG = "too_big"
-    """Dropped: larger than the way to the peer takes (EMSGSIZE); never fragmented."""
+    """Dropped: larger than the way to the peer takes (EMSGSIZE), never fragmented; or larger than
+    anything that HTTP/3 clients send (2,048 bytes)."""
     SEND_FAILED = "send_failed"
     """Dropped: the system refused to send it, or its send buffer was full."""
     CONTROL_QUEUE_FULL = "control_queue_full"

@@ -73,7 +73,8 @@ class UdpSocket:
 
     def __init__(self, family: socket.AddressFamily) -> None:
         """:raises OSError: the system has no such family, or no socket left."""
-        self._socket = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._socket = socket.socket(family, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
         try:
             _prepare(self._socket, family)
             self._socket.bind(("", 0))

@@ -66,8 +66,12 @@ class Inlet:
         return (
             self._buffers.control_lengths[:count].tobytes() == self._plain_lengths[: 8 * count]
             and self._ecn_headers[:count].tobytes() == self._plain_headers[: _HEADER * count]
-            and self._first[:count].tobytes().isascii()  # all below 0x80, the long header's bit
+            and self.firsts(count).isascii()  # all below 0x80, the long header's bit
         )
+
+    def firsts(self, count: int) -> bytes:
+        """The first byte of each message, of an earlier one if it is empty."""
+        return self._first[:count].tobytes()
 
     def stage(self, count: int, rows: NDArray[np.intp]) -> Staged:
         """Each message whole, if `are_plain`, to `rows`."""

@@ -30,6 +30,7 @@ from relay.sockets import is_wildcard
 from relay.wire.address import Address
 from relay.wire.connection_id import is_towards_http3
 from relay.wire.invariants import (
+    LONG_HEADER_BIT,
     SHORT_HEADER_MINIMUM,
     LongHeader,
     Malformed,
@@ -135,25 +136,43 @@ class BatchLoop:
         keys = inlet.keys(count)
         registered = table.heard.issuperset(keys) or table.hear(keys)
         sizes = inlet.sizes(count)
-        if registered and inlet.are_plain(count):
-            shards = table.shards
-            rows = [shards[cid[0]].get(cid) for cid in inlet.cids(count)]
-            if all(rows) and min(sizes) >= SHORT_HEADER_MINIMUM:
-                self._forward(inlet.stage(count, np.array(rows)), count, sum(sizes))
-                return
-        self._sort(listener, keys, sizes)
+        recent = table.recent
+        cids = inlet.cids(count)
+        rows = [recent[cid[0]].get(cid) for cid in cids]
+        if not all(rows):
+            rows = [row or table.row_of(cid) for row, cid in zip(rows, cids, strict=True)]
+        usual = registered and all(rows) and min(sizes) >= SHORT_HEADER_MINIMUM
+        if usual and inlet.are_plain(count):
+            self._forward(inlet.stage(count, np.array(rows)), count, sum(sizes))
+        else:
+            self._sort(listener, keys, sizes, rows)
 
-    def _sort(self, listener: int, keys: list[SourceKey], sizes: list[int]) -> None:
-        """Decide each datagram of a batch by itself; forward those that are to be."""
+    def _sort(
+        self,
+        listener: int,
+        keys: list[SourceKey],
+        sizes: list[int],
+        rows: Sequence[int | None],
+    ) -> None:
+        """Decide each datagram of a batch by itself; forward those that are to be.
+
+        :param rows: where each message goes, if it is one datagram with a short header.
+        """
         inlet = self._inlets[listener]
         heard = self._table.heard
         pieces = Pieces()
+        firsts = inlet.firsts(len(sizes))
         ecns, segments = inlet.beside(len(sizes))
         for index, size in enumerate(sizes):
             registered = keys[index] in heard
             segment = segments[index]
             if not 0 < segment < size:
                 segment = 0
+                straight = rows[index]
+                is_short = size >= SHORT_HEADER_MINIMUM and firsts[index] < LONG_HEADER_BIT
+                if straight and registered and is_short:
+                    pieces.add(inlet.addresses[index], size, straight, ecns[index], 0)
+                    continue
             runs = self._runs(inlet, index, size, segment, registered)
             for start, length, row in runs:
                 if row > 0:

@@ -3,8 +3,8 @@
 Each owner has a *row*: message headers that are ready but for the datagram, in an array from which
 a batch picks its own in one step. A connection ID leads to a row number, a source to its `Source`.
 
-Connection IDs are spread over many dictionaries. One for all would stop the loop for 140 ms when
-it grows past 700,000 entries; each of these never holds it up for over a millisecond.
+All connection IDs are in a `ConnectionIdMap`, which is small and never holds the loop up. Those in
+use are also in dictionaries, which are quick, but would take five times as much for all.
 """
 
 import socket
@@ -25,6 +25,7 @@ from relay.batch_calls import (
     PART_COUNT,
 )
 from relay.channel import Command, ConnectionIdsRemoved
+from relay.core.id_map import ConnectionIdMap
 from relay.core.path import Path
 from relay.core.table import ConnectionIdsAdded, OwnerMoved, OwnerRemoved
 from relay.wire.address import Address
@@ -37,8 +38,14 @@ NAME_SIZES = {socket.AF_INET: 16, socket.AF_INET6: 28}
 
 _NO_ROW = 0
 """What an unknown connection ID leads to. Owner `n` has row `n + 1`."""
-_FIRST_ROWS = 1024
-_SHARDS = 256
+_FIRST_ROWS = 1 << 17
+"""More than a relay has registrations unless it is told otherwise. Those not used take no memory:
+the system gives a page when it is first written to."""
+
+_RECENT_TABLES = 256
+_RECENT_EACH = 1024
+"""Connection IDs in one of the dictionaries at most: in all of them 29 MB, and emptying one takes
+50 us."""
 
 _V4_NAME = struct.Struct("=H2s4s8x")
 _V6_NAME = struct.Struct("=H2s4x16sI")
@@ -46,18 +53,11 @@ _CMSG = struct.Struct("@NII")
 _KEY = struct.Struct("@q")
 
 
-class Source:
-    """An address that may send, because so many owners have it."""
-
-    __slots__ = ("address", "owners")
-
-    def __init__(self, address: Address) -> None:
-        self.address = address
-        self.owners = 0
-
-
 class Rows:
-    """What every owner's message headers are, by row number; row 0 is nobody's."""
+    """What every owner's message headers are, by row number; row 0 is nobody's.
+
+    A row that is not in use is all zeros.
+    """
 
     def __init__(self, count: int) -> None:
         self.headers: Words = np.zeros((count, HEADER_WORDS), np.uint64)
@@ -65,8 +65,6 @@ class Rows:
         self.sources: Bytes = np.zeros((count, 40), np.uint8)
         """Control messages that name the source address; empty where the socket knows it."""
         self.listeners: NDArray[np.uint8] = np.zeros(count, np.uint8)
-        self.headers[:, NAME] = addresses_of_rows(self.names)
-        self.headers[:, PART_COUNT] = 1
 
     def __len__(self) -> int:
         return len(self.headers)
@@ -75,16 +73,13 @@ class Rows:
         """A copy with room for `count` rows."""
         more = Rows(count)
         old = len(self)
-        for mine, theirs in (
-            (self.names, more.names),
-            (self.sources, more.sources),
-            (self.headers[:, NAME_LENGTH], more.headers[:, NAME_LENGTH]),
-            (self.headers[:, CONTROL_LENGTH], more.headers[:, CONTROL_LENGTH]),
-        ):
-            theirs[:old] = mine
+        more.names[:old] = self.names
+        more.sources[:old] = self.sources
         more.listeners[:old] = self.listeners
-        named = more.headers[:, CONTROL_LENGTH] > 0
-        more.headers[named, CONTROL] = addresses_of_rows(more.sources)[named]
+        more.headers[:old] = self.headers
+        for column, array in ((NAME, more.names), (CONTROL, more.sources)):
+            used = np.flatnonzero(more.headers[:old, column])
+            more.headers[used, column] = addresses_of_rows(array)[used]
         return more
 
     def set(self, row: int, path: Path, choose_source: bool) -> None:
@@ -95,9 +90,20 @@ class Rows:
         self.sources[row, : len(source)] = np.frombuffer(source, np.uint8)
         self.listeners[row] = path.listener
         header = self.headers[row]
+        header[NAME] = address_of(self.names[row])
         header[NAME_LENGTH] = len(name)
-        header[CONTROL] = address_of(self.sources[row:]) if source else 0
+        header[PART_COUNT] = 1
+        header[CONTROL] = address_of(self.sources[row]) if source else 0
         header[CONTROL_LENGTH] = len(source)
+
+    def remote(self, row: int) -> Address | None:
+        """Where this row's owner is; None if the row is not in use."""
+        size = int(self.headers[row, NAME_LENGTH])
+        return address_of_name(self.names[row, :size].tobytes()) if size else None
+
+    def clear(self, row: int) -> None:
+        """This row is not in use any more."""
+        self.headers[row] = 0
 
 
 class BatchTable:
@@ -107,13 +113,15 @@ class BatchTable:
         """Whether each listener is bound to a wildcard, by its index."""
         self._wildcard = wildcard
         self.rows = Rows(_FIRST_ROWS)
-        self.shards: list[dict[bytes, int]] = [{} for _ in range(_SHARDS)]
-        """Row numbers by connection ID, in the dictionary of its first byte."""
-        self.sources: dict[SourceKey, Source] = {}
+        self._rows_by_cid = ConnectionIdMap()
+        self.recent: list[dict[bytes, int]] = [{} for _ in range(_RECENT_TABLES)]
+        """Rows of connection IDs that were in use of late, in the dictionary of their first byte.
+        One that is not here may be registered all the same: ask `row_of`."""
+        self.sources: dict[SourceKey, int] = {}
+        """How many owners are at each address that may send."""
         self.heard: set[SourceKey] = set()
         """Sources, all of them registered, of which a datagram came since they were reported."""
         self._unreported: list[SourceKey] = []
-        self._paths: dict[int, Path] = {}
         self._owners_by_listener = [0] * len(wildcard)
 
     def apply(self, command: Command) -> None:
@@ -122,21 +130,24 @@ class BatchTable:
             case OwnerMoved(owner, path):
                 self._move(owner, path)
             case ConnectionIdsAdded(owner, connection_ids):
-                row = owner + 1
-                shards = self.shards
-                for cid in connection_ids:
-                    shards[cid[0]][cid] = row
+                self._forget_recent(connection_ids)
+                self._rows_by_cid.update(connection_ids, owner + 1)
             case ConnectionIdsRemoved(_, connection_ids):
                 self._forget(connection_ids)
             case OwnerRemoved(owner, connection_ids):
                 self._forget(connection_ids)
-                left = self._paths.pop(owner, None)
-                if left is not None:
-                    self._leave(left)
+                self._leave(owner + 1)
 
     def row_of(self, cid: bytes) -> int:
         """The row that a connection ID leads to; 0 for none. Any length will do."""
-        return self.shards[cid[0]].get(cid, _NO_ROW) if cid else _NO_ROW
+        row = self._rows_by_cid.get(cid)
+        if row is None:
+            return _NO_ROW
+        recent = self.recent[cid[0]]
+        if len(recent) >= _RECENT_EACH:
+            recent.clear()
+        recent[cid] = row
+        return row
 
     @property
     def only_listener(self) -> int | None:
@@ -163,32 +174,37 @@ class BatchTable:
         """Registered sources of which a datagram came since they were last returned."""
         taken, self._unreported = self._unreported[:at_most], self._unreported[at_most:]
         self.heard.difference_update(taken)
-        return [self.sources[key].address for key in taken if key in self.sources]
+        return [address_of_key(key) for key in taken if key in self.sources]
 
     def _move(self, owner: int, path: Path) -> None:
-        before = self._paths.get(owner)
-        if before is not None:
-            self._leave(before)
         row = owner + 1
         if row >= len(self.rows):
             self.rows = self.rows.grown(max(2 * len(self.rows), row + 1))
+        self._leave(row)
         self.rows.set(row, path, self._wildcard[path.listener])
-        self._paths[owner] = path
         self._owners_by_listener[path.listener] += 1
-        self.sources.setdefault(source_key(path.remote), Source(path.remote)).owners += 1
-
-    def _leave(self, path: Path) -> None:
-        self._owners_by_listener[path.listener] -= 1
         key = source_key(path.remote)
-        source = self.sources[key]
-        source.owners -= 1
-        if not source.owners:
+        self.sources[key] = self.sources.get(key, 0) + 1
+
+    def _leave(self, row: int) -> None:
+        remote = self.rows.remote(row) if row < len(self.rows) else None
+        if remote is None:
+            return
+        self._owners_by_listener[self.rows.listeners[row]] -= 1
+        self.rows.clear(row)
+        key = source_key(remote)
+        self.sources[key] -= 1
+        if not self.sources[key]:
             del self.sources[key]
             self.heard.discard(key)
 
     def _forget(self, connection_ids: Sequence[bytes]) -> None:
+        self._forget_recent(connection_ids)
+        self._rows_by_cid.discard(connection_ids)
+
+    def _forget_recent(self, connection_ids: Iterable[bytes]) -> None:
         for cid in connection_ids:
-            self.shards[cid[0]].pop(cid, None)
+            self.recent[cid[0]].pop(cid, None)
 
 
 def encode_name(address: Address) -> bytes:
@@ -206,6 +222,11 @@ def source_key(address: Address) -> SourceKey:
         key: int = _KEY.unpack_from(name)[0]
         return key
     return name
+
+
+def address_of_key(key: SourceKey) -> Address:
+    """The address that `source_key` was made of."""
+    return address_of_name(_KEY.pack(key) + bytes(8) if isinstance(key, int) else key)
 
 
 def address_of_name(name: bytes) -> Address:

@@ -10,18 +10,17 @@ every packet from its address starts the lease anew.
 import heapq
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TypeVar
 
 from relay.wire.address import Address
-from relay.wire.connection_id import Towards, derive
+from relay.wire.connection_id import CONNECTION_ID_LENGTH, Towards, derive
 from relay.wire.registration import RegisterAnswer, RegisterRequest
 
+from .id_map import ConnectionIdMap
+from .owner_index import OwnerIndex
 from .path import Path
 from .table import Change, ConnectionIdsAdded, OwnerMoved, OwnerRemoved
-
-_K = TypeVar("_K")
 
 _FEW = 64
 """Deleted registrations in the heap of leases that are not worth a sweep."""
@@ -87,7 +86,17 @@ class _Registration:
     """The HTTP/3 connection that keeps it alive; None when that has ended."""
     queued: bool = False
     """Whether it stands in the heap of leases: once, however often it is extended."""
-    connection_ids: set[bytes] = field(default_factory=set)
+    joined_ids: bytes = b""
+    """All its connection IDs, one after the other: a quarter of what a set of them takes."""
+
+    @property
+    def connection_ids(self) -> tuple[bytes, ...]:
+        ids, size = self.joined_ids, CONNECTION_ID_LENGTH
+        return tuple(ids[start : start + size] for start in range(0, len(ids), size))
+
+    @property
+    def count(self) -> int:
+        return len(self.joined_ids) // CONNECTION_ID_LENGTH
 
 
 class Registry:
@@ -100,9 +109,9 @@ class Registry:
         self._by_key: dict[bytes, _Registration] = {}  # a key shown again is the same owner
         self._by_id: dict[str, _Registration] = {}  # DELETE names it so
         self._by_owner: dict[int, _Registration] = {}  # what the forwarders call it
-        self._by_cid: dict[bytes, int] = {}  # whether another key holds it
-        self._by_holder: dict[HolderId, set[int]] = {}  # a connection moves or ends
-        self._by_source: dict[Address, set[int]] = {}  # packets from it extend these
+        self._by_cid = ConnectionIdMap()  # whether another key holds it
+        self._by_holder = OwnerIndex[HolderId]()  # a connection moves or ends
+        self._by_source = OwnerIndex[Address]()  # packets from it extend these
         self._leases: list[tuple[float, str]] = []  # heap of ids; times may be out of date
         self._free_owners: list[int] = []
         self._changes: list[Change] = []
@@ -130,22 +139,23 @@ class Registry:
             for counter in range(request.first, request.first + request.num)
         }
         owner = existing.owner if existing else None
-        if any(self._by_cid.get(cid, owner) != owner for cid in wanted):
+        holders = {cid: self._by_cid.get(cid) for cid in wanted}
+        if not {None, owner}.issuperset(holders.values()):
             raise ConnectionIdTaken("another key holds a connection ID of this one")
-        new = wanted - existing.connection_ids if existing else wanted
+        new = tuple(cid for cid, held_by in holders.items() if held_by is None)
         self._check_room(existing, len(new))
         self._check_peer(existing, path.remote, holder)
         registration = existing or self._create(digest, path)
         self._hold(registration, holder)
         self._move(registration, path)
         if new:
-            registration.connection_ids |= new
-            self._by_cid.update(dict.fromkeys(new, registration.owner))
-            self._changes.append(ConnectionIdsAdded(registration.owner, tuple(new)))
+            registration.joined_ids += b"".join(new)
+            self._by_cid.update(new, registration.owner)
+            self._changes.append(ConnectionIdsAdded(registration.owner, new))
         return RegisterAnswer(
             id=registration.id,
             address=str(path.remote),
-            connection_ids=len(registration.connection_ids),
+            connection_ids=registration.count,
             lease=self._limits.lease_s,
         )
 
@@ -169,12 +179,12 @@ class Registry:
 
     def move(self, holder: HolderId, path: Path) -> None:
         """The HTTP/3 connection has validated a new path: its registrations follow it."""
-        for owner in self._by_holder.get(holder, ()):
+        for owner in self._by_holder.get(holder):
             self._move(self._by_owner[owner], path)
 
     def release(self, holder: HolderId, now: float) -> None:
         """The HTTP/3 connection has ended: the leases of what it held begin to run."""
-        for owner in self._by_holder.pop(holder, ()):
+        for owner in self._by_holder.pop(holder):
             registration = self._by_owner[owner]
             registration.holder = None
             self._extend(registration, now)
@@ -182,7 +192,7 @@ class Registry:
     def seen(self, sources: Iterable[Address], now: float) -> None:
         """Packets came from these addresses: the leases of their registrations start anew."""
         for source in sources:
-            for owner in self._by_source.get(source, ()):
+            for owner in self._by_source.get(source):
                 self._extend(self._by_owner[owner], now)
 
     def delete(self, registration_id: str) -> bool:
@@ -260,7 +270,7 @@ class Registry:
             return []
         return [
             OwnerMoved(owner, registration.path),
-            ConnectionIdsAdded(owner, tuple(registration.connection_ids)),
+            ConnectionIdsAdded(owner, registration.connection_ids),
         ]
 
     def snapshot(self) -> Iterator[Change]:
@@ -270,7 +280,7 @@ class Registry:
 
     def _check_room(self, existing: _Registration | None, more: int) -> None:
         limits = self._limits
-        held = len(existing.connection_ids) if existing else 0
+        held = existing.count if existing else 0
         if existing is None and len(self._by_owner) >= limits.max_registrations:
             raise RegistryFull("the relay has no room for more registrations", limits.retry_after_s)
         if held + more > limits.max_connection_ids_per_registration:
@@ -288,7 +298,7 @@ class Registry:
         self, existing: _Registration | None, remote: Address, holder: HolderId
     ) -> None:
         limit = self._limits.max_registrations_per_peer
-        for held in (self._by_holder.get(holder, ()), self._by_source.get(remote, ())):
+        for held in (self._by_holder.get(holder), self._by_source.get(remote)):
             if len(held) >= limit and (existing is None or existing.owner not in held):
                 raise RegistryFull(
                     f"one peer has at most {limit} registrations; end some, or let them expire",
@@ -307,7 +317,7 @@ class Registry:
         self._by_key[registration.key_digest] = registration
         self._by_id[registration.id] = registration
         self._by_owner[owner] = registration
-        self._by_source.setdefault(path.remote, set()).add(owner)
+        self._by_source.add(path.remote, owner)
         self._changes.append(OwnerMoved(owner, path))
 
     def _may_restore(self, record: Record) -> bool:
@@ -319,7 +329,7 @@ class Registry:
             and record.id not in self._by_id
             and len(record.connection_ids) <= limits.max_connection_ids_per_registration
             and len(self._by_cid) + len(record.connection_ids) <= limits.max_connection_ids
-            and self._by_cid.keys().isdisjoint(record.connection_ids)
+            and all(self._by_cid.get(cid) is None for cid in record.connection_ids)
         )
 
     def _restore(self, record: Record, lease_end: float) -> None:
@@ -329,11 +339,11 @@ class Registry:
             record.key_digest,
             record.path,
             lease_end,
-            connection_ids=set(record.connection_ids),
+            joined_ids=b"".join(record.connection_ids),
         )
         self._insert(registration)
         self._queue(registration)
-        self._by_cid.update(dict.fromkeys(record.connection_ids, record.owner))
+        self._by_cid.update(record.connection_ids, record.owner)
         if record.connection_ids:
             self._changes.append(ConnectionIdsAdded(record.owner, tuple(record.connection_ids)))
 
@@ -341,15 +351,15 @@ class Registry:
         if registration.holder == holder:
             return
         if registration.holder is not None:
-            _discard(self._by_holder, registration.holder, registration.owner)
+            self._by_holder.discard(registration.holder, registration.owner)
         registration.holder = holder
-        self._by_holder.setdefault(holder, set()).add(registration.owner)
+        self._by_holder.add(holder, registration.owner)
 
     def _move(self, registration: _Registration, path: Path) -> None:
         if registration.path == path:
             return
-        _discard(self._by_source, registration.path.remote, registration.owner)
-        self._by_source.setdefault(path.remote, set()).add(registration.owner)
+        self._by_source.discard(registration.path.remote, registration.owner)
+        self._by_source.add(path.remote, registration.owner)
         registration.path = path
         self._changes.append(OwnerMoved(registration.owner, path))
 
@@ -371,22 +381,14 @@ class Registry:
         del self._by_key[registration.key_digest]
         del self._by_id[registration.id]
         del self._by_owner[owner]
-        for cid in registration.connection_ids:
-            del self._by_cid[cid]
+        self._by_cid.discard(registration.connection_ids)
         if registration.holder is not None:
-            _discard(self._by_holder, registration.holder, owner)
-        _discard(self._by_source, registration.path.remote, owner)
+            self._by_holder.discard(registration.holder, owner)
+        self._by_source.discard(registration.path.remote, owner)
         self._free_owners.append(owner)
-        self._changes.append(OwnerRemoved(owner, tuple(registration.connection_ids)))
+        self._changes.append(OwnerRemoved(owner, registration.connection_ids))
 
 
 def _key_digest(request: RegisterRequest) -> bytes:
     # The derivation is part of the identity: the same key under another gives other IDs.
     return blake2b(request.key, digest_size=16, person=request.derivation.value.encode()).digest()
-
-
-def _discard(index: dict[_K, set[int]], key: _K, owner: int) -> None:
-    owners = index[key]
-    owners.discard(owner)
-    if not owners:
-        del index[key]

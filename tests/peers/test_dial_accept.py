@@ -5,111 +5,39 @@ What goes wrong must be said at once and in time, and leave nothing behind.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
 
 from peers import (
-    Accepter,
     AuthenticationFailed,
     AuthKind,
-    Dialing,
     Invite,
     InviteExpired,
     InviteInvalid,
     InviteKey,
-    InviteUsed,
     NoAnswer,
     Original,
     PairingKey,
-    Pipe,
     PipeClosed,
-    RelayTrust,
     RelayUnreachable,
     UsageError,
     accept,
     dial,
 )
 from peers.berth import CONNECTION_IDS, HANDSHAKE_TIMEOUT_S
-from relay.certificate import ServerCertificate
-from relay.core.registry import RegistryLimits
 from relay.wire.connection_id import is_towards_http3
 from relay.wire.invariants import Malformed, parse_invariants
-from tests.lab.scene import RELAY_NAME, Scene
-from tests.lab.scene import scene as set_scene
-from tests.lab.virtual_loop import run_virtual
-from tests.lab.virtual_network import Host
-from tests.lab.virtual_relay import PORT
+from tests.lab.scene import Scene
+from tests.peers.dial_scene import RELAY, accepter_at, dial_at, now, run, say, trust
 
-RELAY = f"{RELAY_NAME}:{PORT}"
 KEY = bytes(range(100, 132))
-
-Main = Callable[[Scene], Awaitable[None]]
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> ServerCertificate:
-    return ServerCertificate.self_signed(tmp_path_factory.mktemp("relay"), RELAY_NAME)
-
-
-@pytest.fixture
-def run(certificate: ServerCertificate) -> Callable[[Main], None]:
-    """Run a test on a scene; afterwards no socket, no task and no registration may be left."""
-
-    async def whole(main: Main) -> None:
-        before = len(asyncio.all_tasks())
-        async with set_scene(certificate) as at:
-            tasks = len(asyncio.all_tasks())
-            await main(at)
-            await asyncio.sleep(2.0)
-            assert open_sockets(at.dialer) == open_sockets(at.accepter) == 0
-            assert len(asyncio.all_tasks()) <= tasks
-            await asyncio.sleep(RegistryLimits().lease_s)  # for requests cut off in the middle
-            assert at.relay.control.registrations == 0
-        assert len(asyncio.all_tasks()) <= before + 1
-
-    return lambda main: run_virtual(whole(main), limit_s=100_000.0)
-
-
-def open_sockets(host: Host) -> int:
-    return len(host._sockets)
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
-
-
-def trust(at: Scene) -> RelayTrust:
-    return RelayTrust(at.relay.certificate.fingerprint)
-
-
-async def dial_at(at: Scene, lifetime_s: float = 3600.0) -> Dialing:
-    return await dial(
-        RELAY, auth=InviteKey(), trust=trust(at), lifetime_s=lifetime_s, network=at.dialer
-    )
-
-
-@asynccontextmanager
-async def accepter_at(at: Scene) -> AsyncIterator[Accepter]:
-    async with await Accepter.connect(RELAY, trust=trust(at), network=at.accepter) as accepter:
-        yield accepter
-
-
-async def say(from_: Pipe, to: Pipe, text: bytes) -> None:
-    """Send on a stream of its own, and see that it arrives."""
-    stream = from_.open_stream(unidirectional=True)
-    await stream.write(text)
-    stream.write_eof()
-    received = await to.accept_stream()
-    assert await received.read() == text
 
 
 # It works, and ends.
 
 
-def test_a_whole_life(run: Callable[[Main], None]) -> None:
+def test_a_whole_life() -> None:
     async def main(at: Scene) -> None:
         async with await dial_at(at) as dialing:
             invite = Invite.decode(dialing.invite.encode())
@@ -126,9 +54,7 @@ def test_a_whole_life(run: Callable[[Main], None]) -> None:
     run(main)
 
 
-def test_nobody_needs_to_close_a_pipe_that_the_other_end_has_closed(
-    run: Callable[[Main], None],
-) -> None:
+def test_nobody_needs_to_close_a_pipe_that_the_other_end_has_closed() -> None:
     async def main(at: Scene) -> None:
         dialing = await dial_at(at)
         there = await accept(dialing.invite, network=at.accepter)
@@ -141,7 +67,7 @@ def test_nobody_needs_to_close_a_pipe_that_the_other_end_has_closed(
     run(main)
 
 
-def test_closing_twice_and_from_two_sides(run: Callable[[Main], None]) -> None:
+def test_closing_twice_and_from_two_sides() -> None:
     async def main(at: Scene) -> None:
         dialing = await dial_at(at)
         there = await accept(dialing.invite, network=at.accepter)
@@ -153,7 +79,7 @@ def test_closing_twice_and_from_two_sides(run: Callable[[Main], None]) -> None:
     run(main)
 
 
-def test_a_pipe_whose_connection_ids_are_used_up_gets_more(run: Callable[[Main], None]) -> None:
+def test_a_pipe_whose_connection_ids_are_used_up_gets_more() -> None:
     async def main(at: Scene) -> None:
         async with await dial_at(at) as dialing, accepter_at(at) as accepter:
             there = await accepter.accept(dialing.invite)
@@ -171,9 +97,7 @@ def test_a_pipe_whose_connection_ids_are_used_up_gets_more(run: Callable[[Main],
 # The invite.
 
 
-def test_a_damaged_packet_is_noticed_before_the_network_is_asked(
-    run: Callable[[Main], None],
-) -> None:
+def test_a_damaged_packet_is_noticed_before_the_network_is_asked() -> None:
     async def main(at: Scene) -> None:
         async with await dial_at(at) as dialing:
             invite = dialing.invite
@@ -191,7 +115,7 @@ def test_a_damaged_packet_is_noticed_before_the_network_is_asked(
     run(main)
 
 
-def test_an_expired_invite(run: Callable[[Main], None]) -> None:
+def test_an_expired_invite() -> None:
     async def main(at: Scene) -> None:
         async with await dial_at(at) as dialing:
             with pytest.raises(InviteExpired):
@@ -200,7 +124,7 @@ def test_an_expired_invite(run: Callable[[Main], None]) -> None:
     run(main)
 
 
-def test_a_dialer_whose_invite_expires(run: Callable[[Main], None]) -> None:
+def test_a_dialer_whose_invite_expires() -> None:
     async def main(at: Scene) -> None:
         dialing = await dial_at(at, lifetime_s=1800.0)
         start = now()
@@ -212,7 +136,7 @@ def test_a_dialer_whose_invite_expires(run: Callable[[Main], None]) -> None:
 
 
 @pytest.mark.parametrize("lifetime_s", [0.0, -1.0, float("nan")])
-def test_a_lifetime_that_is_none(run: Callable[[Main], None], lifetime_s: float) -> None:
+def test_a_lifetime_that_is_none(lifetime_s: float) -> None:
     async def main(at: Scene) -> None:
         with pytest.raises(UsageError, match="cannot live"):
             await dial_at(at, lifetime_s=lifetime_s)
@@ -220,7 +144,7 @@ def test_a_lifetime_that_is_none(run: Callable[[Main], None], lifetime_s: float)
     run(main)
 
 
-def test_the_dialer_has_gone(run: Callable[[Main], None]) -> None:
+def test_the_dialer_has_gone() -> None:
     async def main(at: Scene) -> None:
         dialing = await dial_at(at)
         await dialing.close()
@@ -232,7 +156,7 @@ def test_the_dialer_has_gone(run: Callable[[Main], None]) -> None:
     run(main)
 
 
-def test_an_invite_used_twice(run: Callable[[Main], None]) -> None:
+def test_an_invite_used_twice() -> None:
     async def main(at: Scene) -> None:
         async with (
             await dial_at(at) as dialing,
@@ -247,9 +171,7 @@ def test_an_invite_used_twice(run: Callable[[Main], None]) -> None:
 
 
 @pytest.mark.parametrize("auth", [PairingKey(KEY), Original()], ids=["pairing", "original"])
-def test_another_authentication_than_the_invites(
-    run: Callable[[Main], None], auth: PairingKey | Original
-) -> None:
+def test_another_authentication_than_the_invites(auth: PairingKey | Original) -> None:
     async def main(at: Scene) -> None:
         async with await dial_at(at) as dialing:
             with pytest.raises(UsageError, match="the invite is for a one-time key, not for"):
@@ -262,7 +184,7 @@ def test_another_authentication_than_the_invites(
     run(main)
 
 
-def test_a_wrong_key_ends_both(run: Callable[[Main], None]) -> None:
+def test_a_wrong_key_ends_both() -> None:
     async def main(at: Scene) -> None:
         dialing = await dial(RELAY, auth=PairingKey(KEY), trust=trust(at), network=at.dialer)
         with pytest.raises(AuthenticationFailed):
@@ -276,7 +198,7 @@ def test_a_wrong_key_ends_both(run: Callable[[Main], None]) -> None:
 # The relay.
 
 
-def test_the_relays_name_is_none(run: Callable[[Main], None]) -> None:
+def test_the_relays_name_is_none() -> None:
     async def main(at: Scene) -> None:
         for name in ("", "a b", "http://relay", "relay:0", "relay:70000", "1:2:3"):
             with pytest.raises(UsageError, match="the relay"):
@@ -285,7 +207,7 @@ def test_the_relays_name_is_none(run: Callable[[Main], None]) -> None:
     run(main)
 
 
-def test_there_is_no_relay(run: Callable[[Main], None]) -> None:
+def test_there_is_no_relay() -> None:
     async def main(at: Scene) -> None:
         at.relay.kill()
         with pytest.raises(RelayUnreachable, match="does not answer"):
@@ -299,7 +221,7 @@ def test_there_is_no_relay(run: Callable[[Main], None]) -> None:
 
 
 @pytest.mark.parametrize("after_s", [0.0, 0.01, 0.03, 0.05, 0.07, 0.09, 0.11, 0.15, 0.5])
-def test_a_cancelled_dial_leaves_nothing(run: Callable[[Main], None], after_s: float) -> None:
+def test_a_cancelled_dial_leaves_nothing(after_s: float) -> None:
     async def main(at: Scene) -> None:
         dialing = asyncio.create_task(dial_at(at))
         await asyncio.sleep(after_s)
@@ -310,7 +232,7 @@ def test_a_cancelled_dial_leaves_nothing(run: Callable[[Main], None], after_s: f
 
 
 @pytest.mark.parametrize("after_s", [0.0, 0.01, 0.03, 0.05, 0.07, 0.09, 0.11, 0.13, 0.15, 5.0])
-def test_a_cancelled_accept_leaves_nothing(run: Callable[[Main], None], after_s: float) -> None:
+def test_a_cancelled_accept_leaves_nothing(after_s: float) -> None:
     async def main(at: Scene) -> None:
         dialing = await dial_at(at)
         invite = dialing.invite
@@ -325,7 +247,7 @@ def test_a_cancelled_accept_leaves_nothing(run: Callable[[Main], None], after_s:
     run(main)
 
 
-def test_a_dialer_that_waits_can_be_closed_meanwhile(run: Callable[[Main], None]) -> None:
+def test_a_dialer_that_waits_can_be_closed_meanwhile() -> None:
     async def main(at: Scene) -> None:
         dialing = await dial_at(at)
         waiting = asyncio.create_task(dialing.pipe())
@@ -337,7 +259,7 @@ def test_a_dialer_that_waits_can_be_closed_meanwhile(run: Callable[[Main], None]
     run(main)
 
 
-def test_a_handshake_that_begins_must_end(run: Callable[[Main], None]) -> None:
+def test_a_handshake_that_begins_must_end() -> None:
     async def main(at: Scene) -> None:
         dialing = await dial_at(at)
         # It hears the accepter, and is not heard: only what is for the relay itself goes out.
@@ -359,69 +281,3 @@ def destination_of(datagram: bytes) -> bytes:
     header = parse_invariants(datagram)
     assert not isinstance(header, Malformed)
     return header.destination_cid
-
-
-# An accepter that stays.
-
-
-def test_an_accepter_answers_several_at_a_time(run: Callable[[Main], None]) -> None:
-    async def main(at: Scene) -> None:
-        async with accepter_at(at) as accepter:
-            dialings = [await dial_at(at) for _ in range(5)]
-            pipes = await asyncio.gather(*(accepter.accept(each.invite) for each in dialings))
-            assert open_sockets(at.accepter) == 1
-            for number, (dialing, there) in enumerate(zip(dialings, pipes, strict=True)):
-                await say(await dialing.pipe(), there, b"pipe %d" % number)
-            await pipes[0].close()
-            await asyncio.sleep(0.5)
-            assert at.relay.control.registrations == 8  # its dialer has noticed
-            await say(await dialings[1].pipe(), pipes[1], b"the others go on")
-            for dialing in dialings:
-                await dialing.close()
-
-    run(main)
-
-
-def test_an_accepter_answers_an_invite_once(run: Callable[[Main], None]) -> None:
-    async def main(at: Scene) -> None:
-        async with accepter_at(at) as accepter, await dial_at(at) as dialing:
-            there = await accepter.accept(dialing.invite)
-            with pytest.raises(InviteUsed):
-                await accepter.accept(dialing.invite)
-            await there.close()
-            with pytest.raises(InviteUsed):
-                await accepter.accept(dialing.invite)
-
-    run(main)
-
-
-def test_an_accepter_refuses_what_is_for_another_relay(run: Callable[[Main], None]) -> None:
-    async def main(at: Scene) -> None:
-        async with accepter_at(at) as accepter, await dial_at(at) as dialing:
-            other = replace(dialing.invite, fingerprint="sha256:" + 64 * "0")
-            with pytest.raises(UsageError, match="for another relay"):
-                await accepter.accept(other)
-            await (await accepter.accept(dialing.invite)).close()
-
-    run(main)
-
-
-def test_closing_an_accepter_ends_what_is_under_way(run: Callable[[Main], None]) -> None:
-    async def main(at: Scene) -> None:
-        dialing = await dial_at(at)
-        gone = dialing.invite
-        await dialing.close()
-        accepter = await Accepter.connect(RELAY, trust=trust(at), network=at.accepter)
-        async with await dial_at(at) as dialing:
-            await accepter.accept(dialing.invite)
-            here = await dialing.pipe()
-            waiting = asyncio.create_task(accepter.accept(gone))
-            await asyncio.sleep(1.0)
-            await accepter.close()
-            with pytest.raises(PipeClosed, match="the accepter was closed"):
-                await waiting
-            with pytest.raises(PipeClosed, match="the accepter was closed"):
-                await accepter.accept(gone)
-            assert isinstance(await here.wait_closed(), PipeClosed)
-
-    run(main)

@@ -1,0 +1,73 @@
+"""An accepter that stays, and answers several."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from peers import Accepter, InviteUsed, PipeClosed, UsageError
+from tests.lab.scene import Scene
+from tests.peers.dial_scene import RELAY, accepter_at, dial_at, open_sockets, run, say, trust
+
+
+def test_an_accepter_answers_several_at_a_time() -> None:
+    async def main(at: Scene) -> None:
+        async with accepter_at(at) as accepter:
+            dialings = [await dial_at(at) for _ in range(5)]
+            pipes = await asyncio.gather(*(accepter.accept(each.invite) for each in dialings))
+            assert open_sockets(at.accepter) == 1
+            for number, (dialing, there) in enumerate(zip(dialings, pipes, strict=True)):
+                await say(await dialing.pipe(), there, b"pipe %d" % number)
+            await pipes[0].close()
+            await asyncio.sleep(0.5)
+            assert at.relay.control.registrations == 8  # its dialer has noticed
+            await say(await dialings[1].pipe(), pipes[1], b"the others go on")
+            for dialing in dialings:
+                await dialing.close()
+
+    run(main)
+
+
+def test_an_accepter_answers_an_invite_once() -> None:
+    async def main(at: Scene) -> None:
+        async with accepter_at(at) as accepter, await dial_at(at) as dialing:
+            there = await accepter.accept(dialing.invite)
+            with pytest.raises(InviteUsed):
+                await accepter.accept(dialing.invite)
+            await there.close()
+            with pytest.raises(InviteUsed):
+                await accepter.accept(dialing.invite)
+
+    run(main)
+
+
+def test_an_accepter_refuses_what_is_for_another_relay() -> None:
+    async def main(at: Scene) -> None:
+        async with accepter_at(at) as accepter, await dial_at(at) as dialing:
+            other = replace(dialing.invite, fingerprint="sha256:" + 64 * "0")
+            with pytest.raises(UsageError, match="for another relay"):
+                await accepter.accept(other)
+            await (await accepter.accept(dialing.invite)).close()
+
+    run(main)
+
+
+def test_closing_an_accepter_ends_what_is_under_way() -> None:
+    async def main(at: Scene) -> None:
+        dialing = await dial_at(at)
+        gone = dialing.invite
+        await dialing.close()
+        accepter = await Accepter.connect(RELAY, trust=trust(at), network=at.accepter)
+        async with await dial_at(at) as dialing:
+            await accepter.accept(dialing.invite)
+            here = await dialing.pipe()
+            waiting = asyncio.create_task(accepter.accept(gone))
+            await asyncio.sleep(1.0)
+            await accepter.close()
+            with pytest.raises(PipeClosed, match="the accepter was closed"):
+                await waiting
+            with pytest.raises(PipeClosed, match="the accepter was closed"):
+                await accepter.accept(gone)
+            assert isinstance(await here.wait_closed(), PipeClosed)
+
+    run(main)

@@ -245,7 +245,7 @@ class RelayConnection:
             return
         if isinstance(event, DataReceived):
             exchange.body += event.data
-        elif not exchange.status:  # else: trailers
+        elif exchange.status < 200:  # none yet, or an interim one; else these are trailers
             exchange.headers = {
                 name.decode("latin-1"): value.decode("latin-1") for name, value in event.headers
             }

@@ -83,6 +83,8 @@ class FakeRelay:
         """Answers to the next requests, instead of the usual; None: the usual."""
         self.silent = False
         """Whether it neither answers nor forwards."""
+        self.interim = False
+        """Whether it says "103 Early Hints" before each answer, and adds trailers to it."""
         self.forwarded = 0
 
     @property
@@ -183,9 +185,13 @@ class FakeRelay:
         fields = [(b":status", str(status).encode())]
         fields += [(name.encode(), value.encode()) for name, value in headers.items()]
         assert client.http is not None
+        if self.interim:
+            client.http.send_headers(stream, [(b":status", b"103"), (b"retry-after", b"9")])
         client.http.send_headers(stream, fields, end_stream=not body)
         if body:
-            client.http.send_data(stream, body, end_stream=True)
+            client.http.send_data(stream, body, end_stream=not self.interim)
+            if self.interim:
+                client.http.send_headers(stream, [(b"x-trailer", b"1")], end_stream=True)
 
     def _usual(self, request: Request) -> Answer:
         if request.method == "DELETE":

@@ -219,6 +219,18 @@ def test_an_answer_that_is_none(body: bytes) -> None:
     scene(main)
 
 
+def test_interim_answers_and_trailers_do_not_matter() -> None:
+    async def main() -> None:
+        world = World()
+        world.relay.interim = True
+        link = await world.connect()
+        registration = await link.register(KEY, Derivation.BLAKE3, 16)
+        assert registration.count == 16
+        await world.close(link)
+
+    scene(main)
+
+
 def test_an_answer_without_an_end() -> None:
     async def main() -> None:
         world = World()

@@ -44,6 +44,8 @@ MAX_REASON = 200
 
 _ACK_EVERY = 10
 """So many packets are acknowledged at once; fewer after aioquic's delay of a millisecond."""
+_ACKS_BEFORE_PING = 32
+"""So many packets that elicit no acknowledgement are kept before a PING goes along."""
 _FULL_FLIGHT = 3 * SMALLEST_INITIAL
 """Bytes that a server may need for its first flight: two datagrams with a certificate, and room."""
 _SHORTEST_IDLE_S = 3.0
@@ -339,6 +341,10 @@ class PeerConnection(HandshakeConnection):
         if space.largest_received_packet - self._acknowledged >= _ACK_EVERY:
             # In the past, not now: aioquic lets only an overdue acknowledgement pass its pacer.
             space.ack_at = min(space.ack_at, now - 1e-6)
+        if len(space.sent_packets) > _ACKS_BEFORE_PING and not space.ack_eliciting_in_flight:
+            # RFC 9000 §13.2.4: who only acknowledges must ask for an acknowledgement now and then,
+            # or keeps a record of each packet for ever.
+            self._send_probe()
 
 
 def _short(reason: str) -> str:

@@ -540,3 +540,12 @@ def test_acknowledgements_are_few() -> None:
     pair.client.send_stream_data(stream, bytes(2_000_000), end_stream=True)
     assert pair.run(lambda: pair.client.is_sending_finished(stream))
     assert pair.sent[False] - before < 2_000_000 / 1200 / 4
+
+
+def test_an_end_that_only_acknowledges_keeps_no_record_of_it_for_ever() -> None:
+    pair = dialing()
+    assert pair.run(pair.is_open)
+    for _ in range(2000):
+        pair.server.send_datagram(b"x" * 100)
+        pair.run_for(0.002)
+    assert len(pair.client._spaces[Epoch.ONE_RTT].sent_packets) < 100

@@ -154,6 +154,17 @@ class RelayProcess:
             raise RuntimeError("the relay has logged no counters")
         return found[-1]
 
+    def fingerprint(self) -> str:
+        """Of its certificate, as it has logged it.
+
+        :raises RuntimeError: it has not.
+        """
+        for line in reversed(self.log()):
+            words = str(line["message"]).split()
+            if words[:1] == ["certificate"]:
+                return words[1]
+        raise RuntimeError("the relay has logged no certificate")
+
     @property
     def _log(self) -> Path:
         return self._state / "relay.log"

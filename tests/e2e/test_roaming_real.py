@@ -17,7 +17,7 @@ from ..lab.transfer import Meter, receive, send
 from .conftest import Note
 
 PROMISE_S = 3.0
-SIZE = 6_000_000
+SIZE = 4_500_000
 RATE = 1_500_000.0
 
 
@@ -87,12 +87,16 @@ async def _relay_is_killed(stage: Stage) -> None:
     await asyncio.to_thread(stage.relay.start)
 
 
+async def _a_worker_is_killed(stage: Stage) -> None:
+    stage.relay.kill_worker()
+
+
 async def _workers_are_killed(stage: Stage) -> None:
     """All of them: which one serves the transfer is the kernel's choice."""
     assert len(stage.relay.kill_workers()) == 2
 
 
-EVENTS = [_moves, _nat_rebinds, _relay_is_killed, _workers_are_killed]
+EVENTS = [_moves, _nat_rebinds, _relay_is_killed, _a_worker_is_killed, _workers_are_killed]
 
 
 @pytest.mark.parametrize("dialer_sends", [True, False], ids=["dialer-sends", "dialer-receives"])

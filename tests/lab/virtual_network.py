@@ -62,6 +62,8 @@ class Link:
         self.conditions = Conditions()
         self.passes: Filter | None = None
         """Drops what it answers False for: a test's own idea of bad luck."""
+        self.forge: Callable[[bytes], Iterable[bytes]] | None = None
+        """Given a datagram, what an attacker sends just ahead of it, under the same addresses."""
         self._network = network
         self._name = name
         self._busy_until = 0.0
@@ -70,6 +72,8 @@ class Link:
     def carry(self, packet: "Packet", arrive: "Callable[[Packet], None]") -> None:
         """Lose the packet, or call `arrive` with it later: once, or twice."""
         network, conditions = self._network, self.conditions
+        for forged in self.forge(packet.datagram) if self.forge else ():
+            self._carry_one(Packet(forged, packet.source, packet.destination), arrive)
         if self.passes and not self.passes(packet.datagram, packet.source, packet.destination):
             network.drop(f"{self._name}: filtered")
         elif packet.size > conditions.mtu:

@@ -49,7 +49,7 @@ async def _both_move(at: Scene) -> float:
 
 async def _relay_is_killed_and_restarted(at: Scene) -> float:
     at.relay.kill()
-    await asyncio.sleep(2.0)
+    await asyncio.sleep(at.network.random.uniform(0.2, 6.0))
     await at.relay.start()
     return asyncio.get_running_loop().time()
 

@@ -43,6 +43,7 @@ class Feed:
         self._undescribed = set(state.owners())
         self._filled = False
         self._waiting = bytearray()
+        self._after = bytearray()  # what must not be followed before the table is complete
 
     def __len__(self) -> int:
         """Bytes that wait; a description not yet made has none."""
@@ -55,8 +56,11 @@ class Feed:
                 self._waiting += each.frames
 
     def append(self, frames: bytes) -> None:
-        """Queue some other command."""
-        self._waiting += frames
+        """Queue a `Sync`: after all changes so far, and after the description of everything."""
+        if self._filled:
+            self._waiting += frames
+        else:
+            self._after += frames
 
     def next_bytes(self, wanted: int) -> bytes:
         """The first bytes, at most about `wanted`, to be sent; empty when there is nothing."""
@@ -74,4 +78,5 @@ class Feed:
             self._waiting += b"".join(map(encode_command, description))
         else:
             self._filled = True
-            self._waiting += encode_command(Sync(0))
+            self._waiting += encode_command(Sync(0)) + self._after
+            self._after.clear()

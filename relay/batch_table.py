@@ -50,6 +50,9 @@ _RECENT_EACH = 1024
 _V4_NAME = struct.Struct("=H2s4s8x")
 _V6_NAME = struct.Struct("=H2s4x16sI")
 _CMSG = struct.Struct("@NII")
+_HEADER = struct.Struct(f"={HEADER_WORDS}Q")
+_NAME_ROOM, _SOURCE_ROOM = 32, 40
+"""Bytes in a row for a socket address, and for a control message that names the source address."""
 _KEY = struct.Struct("@q")
 
 
@@ -61,10 +64,16 @@ class Rows:
 
     def __init__(self, count: int) -> None:
         self.headers: Words = np.zeros((count, HEADER_WORDS), np.uint64)
-        self.names: Bytes = np.zeros((count, 32), np.uint8)
-        self.sources: Bytes = np.zeros((count, 40), np.uint8)
+        self.names: Bytes = np.zeros((count, _NAME_ROOM), np.uint8)
+        self.sources: Bytes = np.zeros((count, _SOURCE_ROOM), np.uint8)
         """Control messages that name the source address; empty where the socket knows it."""
         self.listeners: NDArray[np.uint8] = np.zeros(count, np.uint8)
+        self._names_at = address_of(self.names)
+        self._sources_at = address_of(self.sources)
+        # One struct or slice is quicker than as many elements of an array.
+        self._header_bytes = self.headers.data.cast("B")
+        self._name_bytes = self.names.data.cast("B")
+        self._source_bytes = self.sources.data.cast("B")
 
     def __len__(self) -> int:
         return len(self.headers)
@@ -86,20 +95,22 @@ class Rows:
         """Reach this row's owner by `path`."""
         name = encode_name(path.remote)
         source = encode_control(ancillary.to_send(path.local, ecn=0, choose_source=choose_source))
-        self.names[row, : len(name)] = np.frombuffer(name, np.uint8)
-        self.sources[row, : len(source)] = np.frombuffer(source, np.uint8)
+        name_at, source_at = row * _NAME_ROOM, row * _SOURCE_ROOM
+        self._name_bytes[name_at : name_at + len(name)] = name
+        self._source_bytes[source_at : source_at + len(source)] = source
         self.listeners[row] = path.listener
-        header = self.headers[row]
-        header[NAME] = address_of(self.names[row])
-        header[NAME_LENGTH] = len(name)
-        header[PART_COUNT] = 1
-        header[CONTROL] = address_of(self.sources[row]) if source else 0
-        header[CONTROL_LENGTH] = len(source)
+        words = [0] * HEADER_WORDS
+        words[NAME], words[NAME_LENGTH] = self._names_at + name_at, len(name)
+        words[PART_COUNT] = 1
+        if source:
+            words[CONTROL], words[CONTROL_LENGTH] = self._sources_at + source_at, len(source)
+        _HEADER.pack_into(self._header_bytes, row * _HEADER.size, *words)
 
     def remote(self, row: int) -> Address | None:
         """Where this row's owner is; None if the row is not in use."""
         size = int(self.headers[row, NAME_LENGTH])
-        return address_of_name(self.names[row, :size].tobytes()) if size else None
+        at = row * _NAME_ROOM
+        return address_of_name(self._name_bytes[at : at + size].tobytes()) if size else None
 
     def clear(self, row: int) -> None:
         """This row is not in use any more."""

@@ -26,6 +26,7 @@ def find_headers(
     cache: Path,
     sources: Path = SYSTEM_SOURCES,
     modules: Path = Path("/lib/modules"),
+    archive: Path = Path("/sys/kernel/kheaders.tar.xz"),
 ) -> Path | None:
     """The tree for BCC_KERNEL_SOURCE; None where bcc finds the running kernel's by itself.
 
@@ -33,7 +34,7 @@ def find_headers(
     """
     if (modules / platform.release() / "build" / _WANTED[0]).exists():
         return None
-    if Path("/sys/kernel/kheaders.tar.xz").exists():
+    if archive.exists():
         return None
     for tree in _newest_first(sources):
         if _complete(tree):

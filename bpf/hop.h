@@ -6,11 +6,18 @@
 
 #define FAMILY_INET 2
 #define FAMILY_INET6 10
+#define DSCP_MASK 0xfc /* RFC 3168: the rest is ECN, by which nobody routes */
+#define ROUTE_LIFE_NS 100000000ull /* a lookup costs more than all the rest of a packet */
 
 /* The kernel headers' own READ_ONCE calls a function that bcc does not allow. */
 #define read_once(place) (*(volatile typeof(place) *)&(place))
 #define write_once(place, value) (*(volatile typeof(place) *)&(place) = (value))
 
+
+static __always_inline __u8 tos_of(const struct datagram *datagram)
+{
+	return datagram->ipv6 ? 0 : datagram->ip4->tos & DSCP_MASK;
+}
 
 /* A call of memcmp would not be resolved. */
 static __always_inline int same_mac(const __u8 *a, const __u8 *b)
@@ -52,13 +59,54 @@ static __always_inline int learned_hop(struct owner *owner, const struct config 
 	return ip_length > mtu ? OUTCOME_TOO_BIG : 0;
 }
 
+/* The same by what the kernel's routes said a moment ago; -1 if they have to be asked again. */
+static __always_inline int recent_route(const struct route *route, __u64 now, __u32 ingress,
+					const struct datagram *datagram, struct rewrite *to,
+					__u32 *egress)
+{
+	__u64 until = read_once(route->until_ns);
+	__u32 mtu = route->mtu;
+
+	barrier();
+	if (until <= now || route->ingress != ingress || route->tos != tos_of(datagram))
+		return -1;
+	__builtin_memcpy(to->peer_mac, route->peer_mac, 6);
+	__builtin_memcpy(to->own_mac, route->own_mac, 6);
+	*egress = route->egress;
+	barrier();
+	if (until != read_once(route->until_ns))
+		return -1;
+	return datagram->ip_length > mtu ? OUTCOME_TOO_BIG : 0;
+}
+
+/* Two CPUs may write at once; then they write the same, unless the routes change just now. */
+static __always_inline void note_route(struct route *route, __u64 now, __u32 ingress, __u16 mtu,
+				       const struct datagram *datagram, const struct rewrite *to,
+				       __u32 egress)
+{
+	write_once(route->until_ns, 0);
+	barrier();
+	__builtin_memcpy(route->peer_mac, to->peer_mac, 6);
+	__builtin_memcpy(route->own_mac, to->own_mac, 6);
+	route->egress = egress;
+	route->ingress = ingress;
+	route->mtu = mtu;
+	route->tos = tos_of(datagram);
+	barrier();
+	write_once(route->until_ns, now + ROUTE_LIFE_NS);
+}
+
 /* The same by the kernel's routes and neighbours; -1 if it does not forward here. */
 static __always_inline int fib_hop(struct xdp_md *ctx, const struct datagram *datagram,
-				   struct rewrite *to, __u32 *egress)
+				   struct route *route, __u64 now, struct rewrite *to,
+				   __u32 *egress)
 {
 	struct bpf_fib_lookup fib = {};
 	int result;
 
+	result = recent_route(route, now, ctx->ingress_ifindex, datagram, to, egress);
+	if (result >= 0)
+		return result;
 	fib.ifindex = ctx->ingress_ifindex;
 	fib.l4_protocol = IPPROTO_UDP;
 	fib.tot_len = datagram->ip_length;
@@ -66,7 +114,7 @@ static __always_inline int fib_hop(struct xdp_md *ctx, const struct datagram *da
 	fib.dport = to->path.remote_port;
 	if (!datagram->ipv6) {
 		fib.family = FAMILY_INET;
-		fib.tos = datagram->ip4->tos;
+		fib.tos = tos_of(datagram);
 		fib.ipv4_src = to->path.local[3];
 		fib.ipv4_dst = to->path.remote[3];
 	} else {
@@ -80,6 +128,8 @@ static __always_inline int fib_hop(struct xdp_md *ctx, const struct datagram *da
 		__builtin_memcpy(to->peer_mac, fib.dmac, 6);
 		__builtin_memcpy(to->own_mac, fib.smac, 6);
 		*egress = fib.ifindex;
+		note_route(route, now, ctx->ingress_ifindex, fib.mtu_result, datagram, to,
+			   *egress);
 		return 0;
 	case BPF_FIB_LKUP_RET_FRAG_NEEDED:
 		return OUTCOME_TOO_BIG;

@@ -84,6 +84,19 @@ struct hop {
 };
 _Static_assert(sizeof(struct hop) == 32, "no padding");
 
+/* What the kernel's routes and neighbours said of an owner a moment ago. */
+struct route {
+	__u64 until_ns; /* 0: nothing, or being written */
+	__u8 peer_mac[6];
+	__u8 own_mac[6];
+	__u32 egress;
+	__u32 ingress; /* what was asked for: a rule may look at both */
+	__u16 mtu;
+	__u8 tos;
+	__u8 pad;
+};
+_Static_assert(sizeof(struct route) == 32, "no padding");
+
 struct owner {
 	/* The first cache line: written by the relay, only read by the program. */
 	__u32 sequence;	  /* odd while the relay writes */
@@ -101,15 +114,18 @@ struct owner {
 	__u8 key_digest[16]; /* reads them, the program does not */
 	__u64 pad;
 
-	/* The last cache line: written by the program. */
+	/* The last two cache lines: written by the program. */
 	struct hop hop;
 	__u64 packets; /* forwarded for this owner as the sender */
 	__u64 bytes;   /* their UDP payload */
 	__u32 way;     /* enum way */
 	__u32 pad2;
 	__u64 pad3;
+
+	struct route route;
+	__u64 pad4[4];
 };
-_Static_assert(sizeof(struct owner) == 192, "three cache lines");
+_Static_assert(sizeof(struct owner) == 256, "four cache lines");
 
 /* An interface that the program is attached to, by index. */
 struct link {

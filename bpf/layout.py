@@ -104,6 +104,21 @@ class Hop(ctypes.Structure):
     ]
 
 
+class Route(ctypes.Structure):
+    """What the kernel's routes and neighbours said of an owner a moment ago."""
+
+    _fields_ = [
+        ("until_ns", ctypes.c_uint64),
+        ("peer_mac", _Mac),
+        ("own_mac", _Mac),
+        ("egress", ctypes.c_uint32),
+        ("ingress", ctypes.c_uint32),
+        ("mtu", ctypes.c_uint16),
+        ("tos", ctypes.c_uint8),
+        ("pad", ctypes.c_uint8),
+    ]
+
+
 class Owner(ctypes.Structure):
     """One registration."""
 
@@ -127,6 +142,8 @@ class Owner(ctypes.Structure):
         ("way", ctypes.c_uint32),
         ("pad2", ctypes.c_uint32),
         ("pad3", ctypes.c_uint64),
+        ("route", Route),
+        ("pad4", ctypes.c_uint64 * 4),
     ]
 
 
@@ -158,6 +175,7 @@ STRUCTURES: dict[str, type[ctypes.Structure]] = {
     "cid_entry": CidEntry,
     "source_key": SourceKey,
     "hop": Hop,
+    "route": Route,
     "owner": Owner,
     "link": Link,
     "config": Config,

@@ -156,7 +156,7 @@ static __always_inline int next_hop(struct xdp_md *ctx, const struct datagram *d
 	int outcome = -1;
 
 	if (config->fib & family_bit && ctx->ingress_ifindex != LOOPBACK)
-		outcome = fib_hop(ctx, datagram, to, egress);
+		outcome = fib_hop(ctx, datagram, &owner->route, now, to, egress);
 	if (outcome < 0) {
 		outcome = learned_hop(owner, config, now, datagram->ip_length, to, egress);
 		way = ctx->ingress_ifindex == LOOPBACK ? WAY_LOOPBACK : WAY_LEARNED;

@@ -240,11 +240,16 @@ def program_info(descriptor: int) -> ProgramInfo:
     return ProgramInfo(program_id, name.split(b"\0")[0].decode(), run_time_ns, runs)
 
 
-def run_on_frame(program: int, frame: bytes, repeat: int = 1) -> FrameRun:
-    """Run an XDP program on `frame` (at least 14 bytes) as if `lo` had received it.
+def run_on_frame(program: int, frame: bytes, repeat: int = 1, ingress: int = 0) -> FrameRun:
+    """Run an XDP program on `frame` (at least 14 bytes) as if an interface had received it: `lo`,
+    or the one of index `ingress` in this network namespace.
 
     With `repeat`, each run gets the frame that the one before left behind.
     """
+    # struct xdp_md; without one the kernel takes `lo`.
+    context = struct.pack("=6I", 0, len(frame), 0, ingress, 0, 0) if ingress else b""
+    context_room = ctypes.create_string_buffer(context, len(context)) if context else None
+    context_at = ctypes.addressof(context_room) if context_room is not None else 0
     into = ctypes.create_string_buffer(frame, len(frame))
     out = ctypes.create_string_buffer(_TEST_RUN_ROOM)
     attributes = ctypes.create_string_buffer(
@@ -252,8 +257,8 @@ def run_on_frame(program: int, frame: bytes, repeat: int = 1) -> FrameRun:
             "=4IQQ4IQQ3I",
             *(program, 0, len(frame), _TEST_RUN_ROOM),
             *(ctypes.addressof(into), ctypes.addressof(out)),
-            *(repeat, 0, 0, 0),
-            *(0, 0),
+            *(repeat, 0, len(context), 0),
+            *(context_at, 0),
             *(0, 0, 0),
         )
     )

@@ -162,6 +162,7 @@ class KernelForwarder:
         if bytes(entry.path) != wanted or entry.sequence & 1:  # odd: a crash in the midst of this
             entry.sequence |= 1
             entry.hop.seen_ns = 0  # learned at another place
+            entry.route.until_ns = 0
             entry.path = layout.SourceKey.from_buffer_copy(wanted)
             entry.ipv6 = int(":" in owner.path.remote.host)
             entry.sequence = (entry.sequence + 1) % 2**32

@@ -40,7 +40,7 @@ class Leases:
     lease_end: float = 0.0
     owners: list[int] = field(default_factory=list)
 
-    def record(self, owner: int, now: float) -> Record | None:
+    def record(self, owner: int, now: float) -> Record:
         digest = owner.to_bytes(16, "big")
         return Record(
             owner,

@@ -8,6 +8,7 @@ Maps of another layout or size are not read: the relay starts clean and removes 
 """
 
 import ctypes
+import errno
 import fcntl
 import os
 from dataclasses import replace
@@ -183,10 +184,12 @@ def shapes(sizes: PinSizes) -> dict[str, MapShape]:
 def ensure_bpffs(folder: Path) -> None:
     """Mount a bpffs at its usual place if `folder` lies there and none is mounted.
 
-    :raises OSError: without the rights.
+    :raises OSError: without the rights, or if `folder` lies in no bpffs.
     """
-    if not folder.is_relative_to(BPFFS) or _is_bpffs(BPFFS):
+    if _is_in_bpffs(folder):
         return
+    if not folder.is_relative_to(BPFFS):
+        raise OSError(errno.EINVAL, "pins can only be in a bpffs, such as /sys/fs/bpf", str(folder))
     BPFFS.mkdir(parents=True, exist_ok=True)
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.mount(b"bpf", os.fsencode(BPFFS), b"bpf", 0, None) != 0:
@@ -194,9 +197,11 @@ def ensure_bpffs(folder: Path) -> None:
         raise OSError(code, f"mounting a bpffs at {BPFFS}: {os.strerror(code)}")
 
 
-def _is_bpffs(path: Path) -> bool:
-    mounts = Path("/proc/self/mounts").read_text().splitlines()
-    return any(line.split()[1:3] == [str(path), "bpf"] for line in mounts)
+def _is_in_bpffs(folder: Path) -> bool:
+    mounts = [line.split()[1:3] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    above = [(place, kind) for place, kind in mounts if folder.is_relative_to(place)]
+    # The innermost, and of several at one place the last.
+    return max(enumerate(above), key=lambda at: (len(at[1][0]), at[0]))[1][1] == "bpf"
 
 
 def _remove_folder(folder: Path) -> None:

@@ -145,6 +145,7 @@ class KernelForwarder:
         record = self._leases.record(number, time.monotonic())
         identity = (bytes.fromhex(record.id), record.key_digest) if record else (bytes(16),) * 2
         if entry.generation and (bytes(entry.id), bytes(entry.key_digest)) == identity:
+            self._set_rate(entry)
             return _Owner(entry.generation, path)
         self._last_generation = self._last_generation % (2**32 - 1) + 1
         entry.generation = 0
@@ -170,13 +171,9 @@ class KernelForwarder:
         entry.generation = owner.generation
 
     def _set_rate(self, entry: layout.Owner) -> None:
-        rate = self._rate
-        if rate.packets_per_s:
-            entry.packet_cost_ns = min(_MAX_COST, max(1, round(1e9 / rate.packets_per_s)))
-        if rate.bytes_per_s:
-            cost = round(1e9 * _BYTE_COSTS_PER_NS / rate.bytes_per_s)
-            entry.byte_cost = min(_MAX_COST, max(1, cost))
-        entry.burst_ns = nanoseconds(rate.burst_s)
+        entry.packet_cost_ns = _cost(1e9, self._rate.packets_per_s)
+        entry.byte_cost = _cost(1e9 * _BYTE_COSTS_PER_NS, self._rate.bytes_per_s)
+        entry.burst_ns = nanoseconds(self._rate.burst_s)
 
     def _announce_source(self, number: int, owner: _Owner, source: bytes) -> None:
         sharing = self._owners_by_source.setdefault(source, set())
@@ -217,6 +214,11 @@ class KernelForwarder:
 
     def _ref(self, number: int) -> bytes:
         return layout.owner_ref(number, self._owners[number].generation)
+
+
+def _cost(second: float, rate: float) -> int:
+    """What one of so many in a second takes; 0 for no limit."""
+    return min(_MAX_COST, max(1, round(second / rate))) if rate else 0
 
 
 def nanoseconds(seconds: float) -> int:

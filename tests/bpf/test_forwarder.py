@@ -184,6 +184,16 @@ def test_a_second_forwarder_goes_on_with_the_same_entries(scene: Scene) -> None:
     assert [cid for cid, _ in kernel.maps.owner_by_cid.items()] == [CIDS[4]]
 
 
+def test_a_second_forwarder_brings_its_own_rate(scene: Scene) -> None:
+    before = scene.entry(SENDER[4]).generation
+    for rate, costs in ((Rate(10.0, 1024.0), (10**8, 10**9)), (Rate(), (0, 0))):
+        successor = KernelForwarder(scene.kernel.maps, LISTENERS, scene.leases, rate)
+        successor.apply([OwnerMoved(SENDER[4], PeerPath(SENDERS[4], 0, RELAYS[4].host))])
+        entry = scene.entry(SENDER[4])
+        assert (entry.packet_cost_ns, entry.byte_cost) == costs
+        assert entry.generation == before
+
+
 def test_a_crash_in_the_midst_of_a_write_is_mended(scene: Scene) -> None:
     scene.entry(RECEIVER[4]).sequence |= 1
     assert scene.kernel.verdict(scene.frame(4).build())[1] is K.BUSY

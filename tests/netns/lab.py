@@ -88,7 +88,6 @@ class Lab:
     def __init__(self) -> None:
         self._prefix = f"qp{os.getpid() % 10_000}x"
         self.hosts: list[Host] = []
-        self._pass_program = load_pass_program()
 
     def host(self) -> Host:
         """A new, unconnected host."""
@@ -119,12 +118,10 @@ class Lab:
             self.wire(host, interface, switch, name)
             switch.ip("link", "set", "dev", name, "master", "br0")
             # A veth takes frames from a native XDP program only if it has one itself.
-            with switch.entered():
-                attach(netlink_interface(name).index, self._pass_program, Mode.NATIVE)
+            attach_pass(switch, name)
         return switch
 
     def close(self) -> None:
-        os.close(self._pass_program)
         for host in self.hosts:
             host.delete()
 
@@ -132,6 +129,14 @@ class Lab:
 def offload_off(host: Host, interface: str) -> None:
     """Let the sender compute checksums, and part what it sends together."""
     host.run("ethtool", "-K", interface, "tx", "off", "gso", "off", "tso", "off")
+
+
+def attach_pass(host: Host, interface: str) -> None:
+    """Give an interface a program that passes everything."""
+    program = load_pass_program()
+    with host.entered():
+        attach(netlink_interface(interface).index, program, Mode.NATIVE)
+    os.close(program)
 
 
 def load_pass_program() -> int:

@@ -118,6 +118,11 @@ def test_what_cannot_be_says_why(host: Host, config: KernelConfig, paths: list[K
         assert not config.pins.exists()
 
 
+def test_pins_that_are_in_no_bpffs(config: KernelConfig, tmp_path: Path) -> None:
+    with pytest.raises(KernelPathUnavailable, match="only be in a bpffs"):
+        KernelPath.open(replace(config, pins=tmp_path / "pins"), LISTENERS, lease_s=60.0)
+
+
 def test_one_interface_of_two_that_fails_takes_the_other_with_it(
     host: Host, config: KernelConfig, paths: list[KernelPath]
 ) -> None:

@@ -8,6 +8,18 @@ PREFIX = "QUICPIPE_XDP_"
 DEFAULT_PINS = Path("/sys/fs/bpf/quicpipe")
 MODES = ("auto", "native", "generic")
 
+NAMES = {
+    "IFACE",
+    "MODE",
+    "REQUIRE",
+    "CONNECTION_IDS",
+    "MAX_PAYLOAD",
+    "PACKETS_PER_S",
+    "BYTES_PER_S",
+    "PINS",
+}
+"""Of all variables, without the prefix."""
+
 MAX_INTERFACES = 32
 _MAX_CONNECTION_IDS = 2**24
 _MAX_PAYLOAD = 65_527
@@ -61,10 +73,10 @@ def kernel_config(environment: Mapping[str, str]) -> KernelConfig | None:
         for name, value in environment.items()
         if name.startswith(PREFIX)
     }
-    unknown = ours.keys() - _NAMES
+    unknown = ours.keys() - NAMES
     if unknown:
         raise KernelConfigError(
-            f"{PREFIX}{min(unknown)} is not known; there are {', '.join(sorted(_NAMES))}"
+            f"{PREFIX}{min(unknown)} is not known; there are {', '.join(sorted(NAMES))}"
         )
     interfaces = tuple(
         dict.fromkeys(filter(None, map(str.strip, ours.get("IFACE", "").split(","))))
@@ -89,18 +101,6 @@ def kernel_config(environment: Mapping[str, str]) -> KernelConfig | None:
         bytes_per_s=_number(ours, "BYTES_PER_S", 0, 0, _MAX_RATE),
         pins=Path(pins) if pins else None,
     )
-
-
-_NAMES = {
-    "IFACE",
-    "MODE",
-    "REQUIRE",
-    "CONNECTION_IDS",
-    "MAX_PAYLOAD",
-    "PACKETS_PER_S",
-    "BYTES_PER_S",
-    "PINS",
-}
 
 
 def _flag(values: Mapping[str, str], name: str) -> bool:

@@ -96,6 +96,27 @@ static __always_inline void note_route(struct route *route, __u64 now, __u32 ing
 	write_once(route->until_ns, now + ROUTE_LIFE_NS);
 }
 
+static __always_inline int ask_fib(struct xdp_md *ctx, const struct datagram *datagram,
+				   const struct rewrite *to, struct bpf_fib_lookup *fib)
+{
+	fib->ifindex = ctx->ingress_ifindex;
+	fib->l4_protocol = IPPROTO_UDP;
+	fib->tot_len = datagram->ip_length;
+	fib->sport = to->path.local_port;
+	fib->dport = to->path.remote_port;
+	if (!datagram->ipv6) {
+		fib->family = FAMILY_INET;
+		fib->tos = tos_of(datagram);
+		fib->ipv4_src = to->path.local[3];
+		fib->ipv4_dst = to->path.remote[3];
+	} else {
+		fib->family = FAMILY_INET6;
+		__builtin_memcpy(fib->ipv6_src, to->path.local, sizeof(to->path.local));
+		__builtin_memcpy(fib->ipv6_dst, to->path.remote, sizeof(to->path.remote));
+	}
+	return bpf_fib_lookup(ctx, fib, sizeof(*fib), 0);
+}
+
 /* The same by the kernel's routes and neighbours; -1 if it does not forward here. */
 static __always_inline int fib_hop(struct xdp_md *ctx, const struct datagram *datagram,
 				   struct route *route, __u64 now, struct rewrite *to,
@@ -107,23 +128,7 @@ static __always_inline int fib_hop(struct xdp_md *ctx, const struct datagram *da
 	result = recent_route(route, now, ctx->ingress_ifindex, datagram, to, egress);
 	if (result >= 0)
 		return result;
-	fib.ifindex = ctx->ingress_ifindex;
-	fib.l4_protocol = IPPROTO_UDP;
-	fib.tot_len = datagram->ip_length;
-	fib.sport = to->path.local_port;
-	fib.dport = to->path.remote_port;
-	if (!datagram->ipv6) {
-		fib.family = FAMILY_INET;
-		fib.tos = tos_of(datagram);
-		fib.ipv4_src = to->path.local[3];
-		fib.ipv4_dst = to->path.remote[3];
-	} else {
-		fib.family = FAMILY_INET6;
-		__builtin_memcpy(fib.ipv6_src, to->path.local, sizeof(to->path.local));
-		__builtin_memcpy(fib.ipv6_dst, to->path.remote, sizeof(to->path.remote));
-	}
-	result = bpf_fib_lookup(ctx, &fib, sizeof(fib), 0);
-	switch (result) {
+	switch (ask_fib(ctx, datagram, to, &fib)) {
 	case BPF_FIB_LKUP_RET_SUCCESS:
 		__builtin_memcpy(to->peer_mac, fib.dmac, 6);
 		__builtin_memcpy(to->own_mac, fib.smac, 6);

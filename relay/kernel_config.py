@@ -25,6 +25,8 @@ _MAX_CONNECTION_IDS = 2**24
 _MAX_PAYLOAD = 65_527
 """What a UDP datagram can carry (RFC 768)."""
 _MAX_RATE = 10**12
+_MIN_BYTES_PER_S = 1_000
+"""Less than a packet a second is no rate that a pipe could live with."""
 
 
 class KernelConfigError(ValueError):
@@ -90,6 +92,11 @@ def kernel_config(environment: Mapping[str, str]) -> KernelConfig | None:
     mode = ours.get("MODE") or "auto"
     if mode not in MODES:
         raise KernelConfigError(f"{PREFIX}MODE is '{mode}'; expected one of {', '.join(MODES)}")
+    bytes_per_s = _number(ours, "BYTES_PER_S", 0, 0, _MAX_RATE)
+    if 0 < bytes_per_s < _MIN_BYTES_PER_S:
+        raise KernelConfigError(
+            f"{PREFIX}BYTES_PER_S is {bytes_per_s}; expected 0 or at least {_MIN_BYTES_PER_S}"
+        )
     pins = ours.get("PINS")
     return KernelConfig(
         interfaces=interfaces,
@@ -98,7 +105,7 @@ def kernel_config(environment: Mapping[str, str]) -> KernelConfig | None:
         connection_ids=_number(ours, "CONNECTION_IDS", 131_072, 64, _MAX_CONNECTION_IDS),
         max_payload=_number(ours, "MAX_PAYLOAD", 1_500, 13, _MAX_PAYLOAD),
         packets_per_s=_number(ours, "PACKETS_PER_S", 0, 0, _MAX_RATE),
-        bytes_per_s=_number(ours, "BYTES_PER_S", 0, 0, _MAX_RATE),
+        bytes_per_s=bytes_per_s,
         pins=Path(pins) if pins else None,
     )
 

@@ -241,7 +241,7 @@ def test_row(scene: Scene, row: Row, family: int) -> None:
 
 def test_every_outcome_has_its_row() -> None:
     elsewhere = {
-        K.RATE_LIMITED,  # test_rates.py
+        K.RATE_LIMITED,  # test_rates
         K.PARTIAL_CHECKSUM,  # tests/netns: on `lo` it is no reason
         K.ABORTED,  # helpers that cannot fail
     }
@@ -355,13 +355,30 @@ def test_each_listening_port(kernel: KernelUnderTest, place: int) -> None:
     assert scene.kernel.verdict(scene.frame(4).build())[1] is K.NOT_OURS
 
 
-def test_rates_by_packets_and_bytes(kernel: KernelUnderTest, family: int) -> None:
-    for rate in (Rate(packets_per_s=10, burst_s=1.0), Rate(bytes_per_s=300, burst_s=1.0)):
-        for owner in (SENDER[family], RECEIVER[family]):
-            kernel.maps.owners[owner].generation = 0  # so that it is new, with the rate
-        scene = Scene(kernel, rate)
-        outcomes = [kernel.verdict(scene.frame(family).build())[1] for _ in range(40)]
-        passed = outcomes.count(K.FORWARDED)
-        assert 10 <= passed <= 14
-        assert set(outcomes[passed:]) == {K.RATE_LIMITED}
-        assert scene.entry(SENDER[family]).packets == passed
+@pytest.mark.parametrize(
+    ("rate", "burst"),
+    [(Rate(packets_per_s=1, burst_s=10.0), 10), (Rate(bytes_per_s=300, burst_s=2.0), 20)],
+    ids=["packets", "bytes"],
+)
+def test_rates(kernel: KernelUnderTest, family: int, rate: Rate, burst: int) -> None:
+    """Each packet has 30 bytes."""
+    for owner in (SENDER[family], RECEIVER[family]):
+        kernel.maps.owners[owner].generation = 0  # so that it is new, with the rate
+    scene = Scene(kernel, rate)
+    outcomes = [kernel.verdict(scene.frame(family).build())[1] for _ in range(60)]
+    assert outcomes[:burst] == [K.FORWARDED] * burst
+    passed = outcomes.count(K.FORWARDED)
+    assert burst <= passed <= burst + 8  # some come back meanwhile
+    assert outcomes.count(K.RATE_LIMITED) == 60 - passed
+    assert scene.entry(SENDER[family]).packets == passed
+
+
+def test_a_rate_comes_back_with_time(kernel: KernelUnderTest, family: int) -> None:
+    kernel.maps.owners[SENDER[family]].generation = 0
+    scene = Scene(kernel, Rate(packets_per_s=1, burst_s=1.0))
+    frame = scene.frame(family).build()
+    while kernel.verdict(frame)[1] is K.FORWARDED:
+        pass
+    sender = scene.entry(SENDER[family])
+    sender.packets_until_ns -= 2 * 10**9  # as if two seconds had gone by
+    assert kernel.verdict(frame)[1] is K.FORWARDED

@@ -13,7 +13,7 @@ from .test_networks import join
 
 SIZE = 4_000_000
 MOST_PASSED_UP = 0.01
-FRAMES_AT_THE_EDGES = 8
+FRAMES_AT_THE_EDGES = 20
 """Neighbour discovery just before and after the frames are counted."""
 
 

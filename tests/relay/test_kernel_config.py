@@ -50,6 +50,7 @@ def test_a_folder_of_ones_own() -> None:
         ("CONNECTION_IDS", "9" * 30, "a number 64 to"),
         ("MAX_PAYLOAD", "-1", "a number 13 to"),
         ("BYTES_PER_S", "1e6", "a number 0 to"),
+        ("BYTES_PER_S", "999", "0 or at least 1000"),
         ("IFACES", "eth0", "QUICPIPE_XDP_IFACES is not known"),
         ("IFACE", ",".join(f"eth{n}" for n in range(33)), "more than 32"),
     ],

@@ -141,6 +141,25 @@ def test_a_relay_that_comes_back_after_a_crash_takes_over(scene: Scene) -> None:
     assert relay.last_counters()["registrations"] == 2
 
 
+def test_packets_that_only_the_kernel_sees_keep_the_senders_lease(scene: Scene) -> None:
+    """But not the receiver's, who is silent: packets towards it are no sign of life."""
+    relay = scene.relay(lease_s=2.0)
+    relay.start()
+    try:
+        scene.learn_hops()
+        result = scene.result(scene.send(seconds=5.0, rate=500))
+    finally:
+        relay.stop()
+    counters = relay.last_counters()
+    assert counters["registrations"] == 1
+    arrived = result["sent"] - len(result["lost_at"])
+    # Just before the registry ends a lease, the kernel's copy of it may have ended.
+    assert counters["kernel_forwarded"] + counters["forwarded"] == arrived
+    assert counters["forwarded"] < 0.1 * arrived
+    # What came up when the receiver was gone was dropped by the loop, and counted there.
+    assert counters["unknown_cid"] == len(result["lost_at"]) > 0
+
+
 @pytest.mark.parametrize("mode", ["generic"])
 def test_what_made_place_for_others_is_put_back(lab: Lab, make_relay: MakeRelay) -> None:
     """More connection IDs than the kernel keeps: nothing is lost, and what is used comes back."""

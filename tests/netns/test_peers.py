@@ -61,7 +61,8 @@ def test_a_pipe_between_hosts_on_a_switch(
     where = Address(Address(join(host, "eth0", family, 0, 1), 0).host, 4433)
     for number, peer in ((2, a), (3, b)):
         join(peer, "eth0", family, 0, number)
-    relay = RelayProcess(host, tmp_path, folder := pins / host.name, where, "eth0", mode)
+    listen = Address("0.0.0.0" if family == 4 else "::", where.port)
+    relay = RelayProcess(host, tmp_path, folder := pins / host.name, listen, "eth0", mode)
     relay.start()
     frames_before = received_frames(host)
     try:

@@ -227,6 +227,10 @@ class Http3Server:
         """No more."""
         self._table.remove_route(cid)
 
+    def refuse(self, reason: Refused) -> None:
+        """Count a datagram that was not taken."""
+        self._report.refuse(reason)
+
     def schedule_flush(self, connection: ClientConnection) -> None:
         """Call `flush` soon, once."""
         self._to_flush[connection] = None

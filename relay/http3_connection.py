@@ -16,7 +16,7 @@ from relay.core.path import Path
 from relay.core.registry import HolderId
 from relay.http3_limits import Http3Limits
 from relay.http3_quic import HostConnection
-from relay.http3_report import Failure
+from relay.http3_report import Failure, Refused
 from relay.http3_requests import Requests, RequestServer
 
 _TIMER_RESOLUTION_S = 0.001
@@ -34,6 +34,9 @@ class Host(Protocol):
 
     def remove_route(self, cid: bytes) -> None:
         """No more."""
+
+    def refuse(self, reason: Refused) -> None:
+        """Count a datagram that was not taken."""
 
     def schedule_flush(self, connection: "ClientConnection") -> None:
         """Call `flush` soon, once."""
@@ -107,9 +110,13 @@ class ClientConnection:
 
     def receive(self, datagram: bytes, path: Path, now: float) -> None:
         """Take a datagram that is for this connection; what to answer is sent soon."""
-        if not self._is_ended:
-            self._quic.receive_datagram(datagram, path, now)
-            self._follow(now)
+        if self._is_ended:
+            return
+        if not self._quic.takes_from(path):
+            self._host.refuse(Refused.MOVED_TOO_EARLY)
+            return
+        self._quic.receive_datagram(datagram, path, now)
+        self._follow(now)
 
     def flush(self, now: float) -> None:
         """Send what is to be sent, and look what comes of it."""

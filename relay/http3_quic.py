@@ -155,6 +155,19 @@ class HostConnection(QuicConnection):
         for path in self._network_paths[:1]:
             path.is_validated = True
 
+    def takes_from(self, path: Path) -> bool:
+        """Whether a datagram that came by `path` may be given to `receive_datagram`.
+
+        A handshake stays where it began (RFC 9000 §9): aioquic would take any Handshake packet as
+        a proof that its source receives, though the keys went to the address of the Initial. Once
+        it is complete, aioquic has no Handshake keys, and only a PATH_RESPONSE validates.
+        """
+        return (
+            self._handshake_complete
+            or not self._network_paths
+            or self._network_paths[0].addr == path
+        )
+
     def can_send(self, stream_id: int) -> bool:
         """Whether the stream takes data: the client has not stopped it, nor have we ended it."""
         stream = self._streams.get(stream_id)

@@ -29,6 +29,8 @@ class Refused(StrEnum):
     """A bound on connections or half-open ones is reached."""
     NO_ROOM_FOR_SOURCE = "no_room_for_source"
     """A bound on connections or half-open ones of one source is reached."""
+    MOVED_TOO_EARLY = "moved_too_early"
+    """From another address than its handshake began at, and that is not complete yet."""
     STOPPING = "stopping"
     """The relay is not running, or no longer."""
 

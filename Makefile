@@ -33,6 +33,8 @@ test-long: $(VENV)/.development
 
 bench: $(VENV)/.runtime
 	$(BIN)/python -m bench
+	$(BIN)/python -m bench.control
+	$(BIN)/python -m bench.scale
 
 bench-quick: $(VENV)/.runtime
 	$(BIN)/python -m bench --quick

@@ -7,7 +7,14 @@ from numpy.typing import NDArray
 
 from relay import ancillary
 from relay.batch_buffers import Bytes, ReceiveBuffers, Words, addresses_of_rows
-from relay.batch_calls import SOL_UDP, UDP_GRO, BatchCalls
+from relay.batch_calls import (
+    CONTROL_LENGTH,
+    HEADER_WORDS,
+    LENGTH,
+    SOL_UDP,
+    UDP_GRO,
+    BatchCalls,
+)
 from relay.batch_outlet import Staged
 from relay.batch_table import (
     NAME_SIZES,
@@ -15,9 +22,11 @@ from relay.batch_table import (
     address_of_name,
     decode_control,
     encode_control,
+    key_of_name,
 )
 from relay.wire.address import Address
 from relay.wire.connection_id import CONNECTION_ID_LENGTH
+from relay.wire.invariants import LONG_HEADER_BIT, SHORT_HEADER_MINIMUM
 
 _SIZE = 65_536
 """No UDP datagram is longer, nor what GRO makes of several."""
@@ -25,6 +34,7 @@ _CONTROL_SIZE = 128
 _HEADER = socket.CMSG_LEN(0)
 _NO_WAIT = socket.MSG_DONTWAIT
 _ECN_MASK = np.uint8(ancillary.ECN_MASK)
+_LOW_HALF = 0xFFFF_FFFF
 _LONGEST_INVARIANTS = 7 + 2 * 255
 """Bytes of the longest header that RFC 8999 §5.1 allows."""
 
@@ -55,11 +65,35 @@ class Inlet:
         else:
             self._keys = buffers.names.view(f"V{name_size}")[:, 0]
         self._expect(sock.family == socket.AF_INET, tells_local)
+        self._make_views()
 
     def receive(self) -> int:
         """Take a batch; returns how many messages, 0 for none."""
         self._buffers.rearm()
         return max(0, self._calls.receive(self._fd, self._buffers.address, self.count, _NO_WAIT))
+
+    def single(self, index: int) -> tuple[int, SourceKey, bytes, int] | None:
+        """Size, sender, first 13 bytes and ECN bits of a message, if it is plain as in `are_plain`.
+
+        For a message or two this is three times as quick as the steps on arrays.
+        """
+        if self._words[index * HEADER_WORDS + CONTROL_LENGTH] != self._plain_length:
+            return None
+        at = index * self._control_step + self._ecn_at
+        size = self._words[index * HEADER_WORDS + LENGTH] & _LOW_HALF
+        if (
+            self._control_bytes[at : at + _HEADER] != self._plain_header
+            or size < SHORT_HEADER_MINIMUM
+        ):
+            return None
+        data_at = index * self._data_step
+        head = self._data_bytes[data_at : data_at + SHORT_HEADER_MINIMUM].tobytes()
+        if head[0] & LONG_HEADER_BIT:
+            return None
+        name_at = index * self._name_size
+        name = self._name_bytes[name_at : name_at + self._name_size]
+        key = key_of_name(name.tobytes())
+        return size, key, head, self._control_bytes[at + _HEADER] & ancillary.ECN_MASK
 
     def are_plain(self, count: int) -> bool:
         """Whether each message is one datagram with a short header, and `stage` finds its ECN."""
@@ -114,10 +148,8 @@ class Inlet:
         segments = [0] * count
         lengths = self._buffers.control_lengths[:count].tolist()
         headers = self._ecn_headers[:count].tolist()
-        plain_length = int.from_bytes(self._plain_lengths[:8], "little")
-        plain_header = self._plain_headers[:_HEADER]
         for index in range(count):
-            if lengths[index] != plain_length or headers[index] != plain_header:
+            if lengths[index] != self._plain_length or headers[index] != self._plain_header:
                 ecns[index], segments[index] = self._read_beside(index)
             else:
                 ecns[index] &= ancillary.ECN_MASK
@@ -153,5 +185,19 @@ class Inlet:
             (self.count,), f"V{_HEADER}", control, len(local), (control.strides[0],)
         )
         self._ecn: Bytes = control[:, len(local) + _HEADER]
-        self._plain_headers = ecn[:_HEADER] * self.count
-        self._plain_lengths = (len(local) + len(ecn)).to_bytes(8, "little") * self.count
+        self._ecn_at = len(local)
+        self._plain_header = ecn[:_HEADER]
+        self._plain_headers = self._plain_header * self.count
+        self._plain_length = len(local) + len(ecn)
+        self._plain_lengths = self._plain_length.to_bytes(8, "little") * self.count
+
+    def _make_views(self) -> None:
+        # For `single`: an element of a memoryview is quicker than one of an array.
+        buffers = self._buffers
+        self._words = buffers.headers.data.cast("B").cast("Q")
+        self._data_bytes = buffers.data.data.cast("B")
+        self._data_step = buffers.data.strides[0]
+        self._control_bytes = buffers.control.data.cast("B")
+        self._control_step = buffers.control.strides[0]
+        self._name_bytes = buffers.names.data.cast("B")
+        self._name_size = buffers.names.strides[0]

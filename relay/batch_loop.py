@@ -40,6 +40,9 @@ from relay.wire.invariants import (
 BATCH = 64
 """Messages read from one socket before the others, and the commands, get their turn."""
 
+_FEW = 3
+"""So few messages are quicker done one by one than as arrays."""
+
 _SEND_BATCH = 256
 """Messages that leave in one call at most; a batch with GRO may make more of them than it had."""
 
@@ -130,7 +133,7 @@ class BatchLoop:
         """Handle what waits in one socket, at most `BATCH` messages."""
         inlet = self._inlets[listener]
         count = inlet.receive()
-        if not count:
+        if not count or (count <= _FEW and self._pass_few(inlet, count)):
             return
         table = self._table
         keys = inlet.keys(count)
@@ -146,6 +149,30 @@ class BatchLoop:
             self._forward(inlet.stage(count, np.array(rows)), count, sum(sizes))
         else:
             self._sort(listener, keys, sizes, rows)
+
+    def _pass_few(self, inlet: Inlet, count: int) -> bool:
+        """Forward so few messages one by one, if all are usual; else does nothing."""
+        heard = self._table.heard
+        recent = self._table.recent
+        found = []
+        for index in range(count):
+            single = inlet.single(index)
+            if single is None:
+                return False
+            size, key, head, ecn = single
+            row = recent[head[1]].get(head[1:])
+            if row is None or key not in heard:
+                return False
+            found.append((inlet.addresses[index], size, row, ecn))
+        rows = self._table.rows
+        for start, size, row, ecn in found:
+            error = self._outlets[rows.listener_of[row]].send_one(start, size, row, ecn, rows)
+            if error:
+                self._counts[_TOO_BIG if error == errno.EMSGSIZE else _SEND_FAILED] += 1
+            else:
+                self._counts[_FORWARDED] += 1
+                self._bytes_forwarded += size
+        return True
 
     def _sort(
         self,

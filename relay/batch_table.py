@@ -72,6 +72,10 @@ class Rows:
         self._sources_at = address_of(self.sources)
         # One struct or slice is quicker than as many elements of an array.
         self._header_bytes = self.headers.data.cast("B")
+        self.words = self._header_bytes.cast("Q")
+        """`headers`, one word after the other."""
+        self.listener_of = self.listeners.data
+        """`listeners` again, quicker for one row."""
         self._name_bytes = self.names.data.cast("B")
         self._source_bytes = self.sources.data.cast("B")
 
@@ -112,6 +116,10 @@ class Rows:
         at = row * _NAME_ROOM
         return address_of_name(self._name_bytes[at : at + size].tobytes()) if size else None
 
+    def source(self, row: int, size: int) -> memoryview:
+        """The first `size` bytes of the control message that names the source address."""
+        return self._source_bytes[row * _SOURCE_ROOM : row * _SOURCE_ROOM + size]
+
     def clear(self, row: int) -> None:
         """This row is not in use any more."""
         self.headers[row] = 0
@@ -131,7 +139,7 @@ class BatchTable:
         self.sources: dict[SourceKey, int] = {}
         """How many owners are at each address that may send."""
         self.heard: set[SourceKey] = set()
-        """Sources, all of them registered, of which a datagram came since they were reported."""
+        """Sources, all of them registered, of which a datagram came since this was last cleared."""
         self._unreported: list[SourceKey] = []
         self._owners_by_listener = [0] * len(wildcard)
 
@@ -182,9 +190,15 @@ class BatchTable:
         return not strangers
 
     def take_heard(self, at_most: int) -> list[Address]:
-        """Registered sources of which a datagram came since they were last returned."""
-        taken, self._unreported = self._unreported[:at_most], self._unreported[at_most:]
-        self.heard.difference_update(taken)
+        """Registered sources of which a datagram came since they were last returned.
+
+        But one that has been returned is not listened for until all others have been: so that there
+        is an end, however many there are and however much they send.
+        """
+        taken = self._unreported[:at_most]
+        del self._unreported[:at_most]
+        if not self._unreported:
+            self.heard.clear()
         return [address_of_key(key) for key in taken if key in self.sources]
 
     def _move(self, owner: int, path: Path) -> None:
@@ -228,8 +242,12 @@ def encode_name(address: Address) -> bytes:
 
 def source_key(address: Address) -> SourceKey:
     """What a batch's array of senders gives for this address."""
-    name = encode_name(address)
-    if address.family is socket.AF_INET:
+    return key_of_name(encode_name(address))
+
+
+def key_of_name(name: bytes) -> SourceKey:
+    """The same from a socket address."""
+    if len(name) == _V4_NAME.size:
         key: int = _KEY.unpack_from(name)[0]
         return key
     return name

@@ -10,7 +10,8 @@ module's bytes:
 - `forward(until)`: serve its sockets; return when the clock says so, or when one of the `wake`
   descriptors that it was made with is readable. Those are looked at before the sockets;
 - `counters()`: each datagram that was read in exactly one outcome;
-- `take_heard(at_most)`: registered sources of any datagram, forwarded or not, each once.
+- `take_heard(at_most)`: registered sources of any datagram, forwarded or not. One that goes on
+  sending may be left out until all others have been returned.
 
 Nothing is imported that the loop does not need: a worker is replaced while its datagrams wait.
 """
@@ -26,7 +27,6 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from relay.channel import (
-    SOURCES_PER_FRAME,
     ChannelError,
     Command,
     Counters,
@@ -39,7 +39,14 @@ from relay.channel import (
 from relay.loops import make_loop
 from relay.wire.address import Address
 
-_READ_SIZE = 65_536
+_READ_SIZE = 16_384
+"""Bytes of commands that are followed before datagrams get their turn: a millisecond or two."""
+_HEARD_EACH = 128
+"""Sources in one report: that takes half a millisecond, in which nothing is forwarded."""
+_HEARD_PAUSE_S = 0.005
+_HEARD_REST_S = 0.0002
+"""Between two rounds of reports there is so much time for each source that was told: ten seconds
+for 50,000, so that they never take more than a few hundredths of a core."""
 _FAREWELL_S = 0.2
 """Seconds for which a worker that ends waits for its last report to be taken."""
 _PR_SET_PDEATHSIG = 1
@@ -79,6 +86,8 @@ class Worker:
         self._ended = False
         self._reported = Counters.zero()
         self._unsent = bytearray()
+        self._told = 0
+        """Sources that were told of in this round of reports."""
 
     def run(self) -> None:
         """Work until the stream ends or a signal comes.
@@ -93,13 +102,18 @@ class Worker:
             # ID may be one that we have not been told yet.
             commands.poll()
             self._turn()
-        next_report = time.monotonic() + self._interval_s
+        next_counters = next_heard = time.monotonic() + self._interval_s
         while not self._ended:
-            self._loop.forward(next_report)
+            self._loop.forward(min(next_counters, next_heard))
             self._turn()
-            if time.monotonic() >= next_report:
-                self._report()
-                next_report = time.monotonic() + self._interval_s
+            now = time.monotonic()
+            if now >= next_counters:
+                next_counters = now + self._interval_s
+                if not self._unsent:  # else the control process is behind: totals can wait
+                    self._report_counters()
+                    self._flush()
+            if now >= next_heard:
+                next_heard = now + self._report_heard()
         self._say_farewell()
 
     def _turn(self) -> None:
@@ -127,14 +141,19 @@ class Worker:
         self._unsent += encode_report(Synced(number))
         self._flush()
 
-    def _report(self) -> None:
+    def _report_heard(self) -> float:
+        """Tell of some sources; returns in how many seconds to go on."""
         if self._unsent:
-            return  # the control process is behind: totals and sources are not lost by waiting
-        self._report_counters()
-        self._flush()
-        while not self._unsent and (sources := self._loop.take_heard(SOURCES_PER_FRAME)):
+            return self._interval_s  # the control process is behind; sources can wait
+        sources = self._loop.take_heard(_HEARD_EACH)
+        if sources:
             self._unsent += encode_report(Heard(tuple(sources)))
             self._flush()
+        self._told += len(sources)
+        if len(sources) == _HEARD_EACH:
+            return _HEARD_PAUSE_S
+        told, self._told = self._told, 0
+        return max(self._interval_s, told * _HEARD_REST_S)
 
     def _report_counters(self) -> None:
         counters = self._loop.counters()

@@ -3,10 +3,12 @@
 import json
 import os
 import socket
+from pathlib import Path as FilePath
 from xml.etree import ElementTree
 
 import pytest
 
+from bench import publish
 from bench.forwarders import CannotStart, ends, missing, running
 from bench.load import Burst, Receiver, Sender, closed_loop, open_loop, quantiles
 from bench.measure import Result, Sample, Scenario
@@ -130,3 +132,26 @@ def test_only_ratios_that_fell_are_regressions(ratio: Ratio, before: float, is_w
 
 def test_a_part_without_scenarios_is_left_out() -> None:
     assert to_markdown([Measured(Part("Nothing", "", ()), ())]) == "### Ratios\n\n\n"
+
+
+def test_results_are_put_into_the_page(
+    measured: list[Measured], tmp_path: FilePath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert publish.main() == 1
+    publish.RESULTS.mkdir(parents=True)
+    publish.PAGE.parent.mkdir()
+    publish.PAGE.write_text("before\n<!-- the run -->\nold\n<!-- end of the run -->\nafter\n")
+    (publish.RESULTS / "benchmarks.json").write_text(to_json(measured, {}, []))
+    (publish.RESULTS / "benchmarks.md").write_text(to_markdown(measured))
+    (publish.RESULTS / "capacity-both-directions.svg").write_text("<svg/>")
+    assert publish.main() == 0
+    page = publish.PAGE.read_text()
+    assert page.startswith("before\n<!-- the run -->\n### Capacity\n")
+    assert page.endswith("<!-- end of the run -->\nafter\n")
+    assert "old" not in page
+    assert "![Capacity, both directions](benchmarks-capacity-both-directions.svg)" in page
+    assert (tmp_path / "docs" / "benchmarks-capacity-both-directions.svg").exists()
+    kept = json.loads(publish.KEPT.read_text())
+    assert len(kept["ratios"]) == 10
+    assert "samples" not in kept["parts"][0]["results"][0]

@@ -229,6 +229,29 @@ def test_a_datagram_that_is_not_taken_does_not_hold_up_the_others(
     assert ready.loop.counters().bytes_forwarded - before == sum(map(len, arrived))
 
 
+@pytest.mark.parametrize("ecn", [1, 2, 3])
+@pytest.mark.parametrize("to", [0, 6], ids=["to v4", "to v6"])
+def test_one_datagram_keeps_its_ecn_bits_and_the_source_address(
+    ready: Rig, ecn: int, to: int
+) -> None:
+    for bits in (0, ecn, 0):
+        sent = [Sent(1, short(CIDS[to]), bits)]
+        assert ready.exchange(sent) == ready.expected(reference(ready), sent)
+
+
+@pytest.mark.parametrize("error", [errno.EMSGSIZE, errno.EAGAIN])
+def test_one_datagram_that_is_not_taken_is_counted(
+    ready: Rig, watched: WatchedCalls, error: int
+) -> None:
+    sent = [Sent(1, short(CIDS[0]))]
+    ready.exchange(sent)
+    watched.answers = [-errno.EINTR, -error]
+    before = ready.loop.counters().bytes_forwarded
+    outcome = Outcome.TOO_BIG if error == errno.EMSGSIZE else Outcome.SEND_FAILED
+    assert ready.exchange(sent).outcomes == {outcome: 1}
+    assert ready.loop.counters().bytes_forwarded == before
+
+
 def test_a_full_way_up_is_counted(ready: Rig) -> None:
     sent = [Sent(3, long(bytes(8), bytes(8), bytes(1000)))] * 40
     ready.shrink_up()

@@ -1,13 +1,14 @@
 """One meaning, several speeds: every loop does with a datagram what the reference says."""
 
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from relay.batch_calls import BatchUnavailable, load_calls
+from relay.batch_calls import BatchCalls, BatchUnavailable, load_calls
 from relay.channel import ConnectionIdsRemoved
 from relay.core.outcome import Outcome
 from relay.core.table import (
@@ -20,11 +21,14 @@ from relay.core.table import (
 from relay.plain_loop import PlainLoop
 from relay.worker import ForwardingLoop
 
-from .forwarding_rig import CIDS, REGISTERED, STRANGERS, Rig, Sent, long, rig, short
+from .forwarding_rig import CIDS, REGISTERED, STRANGERS, LoopMaker, Rig, Sent, long, rig, short
 
 
 def make_batch_loop(
-    sockets: Sequence[socket.socket], up: socket.socket, wake: Sequence[int]
+    sockets: Sequence[socket.socket],
+    up: socket.socket,
+    wake: Sequence[int],
+    wrap: Callable[[BatchCalls], BatchCalls] = lambda calls: calls,
 ) -> ForwardingLoop:
     try:
         calls = load_calls()
@@ -32,18 +36,39 @@ def make_batch_loop(
         pytest.skip(f"no batched calls: {missing}")
     from relay.batch_loop import BatchLoop
 
-    return BatchLoop(sockets, up, wake, calls)
+    return BatchLoop(sockets, up, wake, wrap(calls))
 
 
-LOOPS = {"plain": PlainLoop, "batch": make_batch_loop}
+class FewAtATime:
+    """Gives two messages in a batch at most."""
+
+    def __init__(self, calls: BatchCalls) -> None:
+        self._calls = calls
+        self.send = calls.send
+
+    def receive(self, fd: int, headers: int, count: int, flags: int) -> int:
+        return self._calls.receive(fd, headers, min(2, count), flags)
+
+
+def make_patient_loop(
+    sockets: Sequence[socket.socket], up: socket.socket, wake: Sequence[int]
+) -> ForwardingLoop:
+    return make_batch_loop(sockets, up, wake, FewAtATime)
+
+
+LOOPS: dict[str, LoopMaker] = {
+    "plain": PlainLoop,
+    "batch": make_batch_loop,
+    "few": make_patient_loop,
+}
 HOSTS = {"specific": ("127.0.0.1", "::1"), "wildcard": ("0.0.0.0", "::")}
 
 
 @pytest.fixture(params=HOSTS)
 def rigs(request: pytest.FixtureRequest) -> Iterator[dict[str, Rig]]:
     hosts = HOSTS[request.param]
-    with rig(LOOPS["plain"], hosts) as plain, rig(LOOPS["batch"], hosts) as batch:
-        yield {"plain": plain, "batch": batch}
+    with ExitStack() as undo:
+        yield {name: undo.enter_context(rig(make, hosts)) for name, make in LOOPS.items()}
 
 
 def follow(rigs: dict[str, Rig]) -> dict[str, ForwardingTable]:
@@ -165,6 +190,17 @@ def test_sources_are_reported_once_whatever_became_of_their_datagrams(name: str)
         rest = each.loop.take_heard(2)
         assert {*first, *rest} == {each.address(peer) for peer in REGISTERED}
         assert len(first) == 2
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_nobody_is_drowned_out_by_sources_that_go_on_sending(name: str) -> None:
+    with rig(LOOPS[name]) as each:
+        follow({name: each})
+        told = set()
+        for _ in range(6):
+            each.exchange([Sent(peer, b"x") for peer in REGISTERED])
+            told.update(each.loop.take_heard(1))
+        assert told == {each.address(peer) for peer in REGISTERED}
 
 
 @pytest.mark.parametrize("name", LOOPS)

@@ -28,7 +28,9 @@ SLOW_REQUEST_S = 1.0
 """Seconds, besides the round trip, after which a request is also tried over a new connection: on a
 lossy way the relay's own probes may have backed off."""
 LOST_REQUEST_PAUSE_S = 0.2
-"""Seconds before a request whose connection was lost is made again."""
+"""Seconds before a request that was cut off is made again; twice as many each further time."""
+FAULT_PAUSE_S = 1.0
+"""Seconds before the relay is looked for again after an error that nobody foresaw."""
 SETTLE_S = 5.0
 """Seconds for a new connection to take all registrations; else another one is tried."""
 REFUSED_RETRY_S = 15.0
@@ -51,7 +53,7 @@ class RelayLink:
         self._loop = asyncio.get_running_loop()
         self._connection: RelayConnection | None = None
         self._registrations: list[Registration] = []
-        self._up = asyncio.Event()  # set while requests can be made
+        self._up = asyncio.Event()  # set while there is a connection that has not ended
         # Done when the connection, thought lost, was only slow.
         self._recovered: asyncio.Future[None] = self._loop.create_future()
         self._reconnecting: asyncio.Task[None] | None = None
@@ -204,7 +206,8 @@ class RelayLink:
 
     def _ended(self, connection: RelayConnection) -> None:
         if connection is self._connection and not self._closed:
-            self._reconnect(connection.ended.result())
+            self._up.clear()
+            self._reconnect(connection.ended.result())  # if that is not under way already
 
     def _arm(self, now: float) -> None:
         """See to it that `_check` is called in time. Called per batch: mostly there is no need.
@@ -245,13 +248,11 @@ class RelayLink:
         if self._reconnecting is None and not self._closed:
             _log.info("lost the relay %s: %s", self._name, why)
             self._recovered = self._loop.create_future()
-            if self._connection is not None and self._connection.ended.done():
-                self._up.clear()
             self._reconnecting = self._loop.create_task(self._keep_trying())
 
     async def _keep_trying(self) -> None:
         try:
-            connection = await self._search.again(self._recovered, self._register_all)
+            connection = await self._search_until_found()
         finally:
             self._reconnecting = None
         now = self._loop.time()
@@ -265,10 +266,26 @@ class RelayLink:
         # The other end may be waiting for a probe timeout that has backed off: do not let it wait.
         self._endpoint.probe_pipes(now)
 
+    async def _search_until_found(self) -> RelayConnection | None:
+        """Returns a new connection; None: the one that we have works after all."""
+        while True:
+            try:
+                connection = await self._search.again(self._recovered, self._register_all)
+            except Exception as error:  # any: nobody else would try again
+                _log.error("cannot look for the relay: %s: %s", type(error).__name__, error)
+                _log.info("the error's origin:", exc_info=True)
+                await asyncio.sleep(FAULT_PAUSE_S)
+                continue
+            former = self._connection
+            if connection is not None or former is None or not former.ended.done():
+                return connection
+            self._recovered = self._loop.create_future()  # it answered once more, and then ended
+
     # Registering.
 
     async def _insist(self, registration: Registration, count: int, deadline: float) -> None:
         """Register over whichever connection there is, until it is done or refused for good."""
+        pause_s = LOST_REQUEST_PAUSE_S
         while True:
             await self._up.wait()
             connection = self._connection
@@ -287,7 +304,8 @@ class RelayLink:
                     raise
                 await asyncio.sleep(wait_s)
             except RelayUnreachable:
-                await asyncio.sleep(LOST_REQUEST_PAUSE_S)  # the connection is being replaced
+                await asyncio.sleep(pause_s)  # the connection is being replaced
+                pause_s *= 2
             finally:
                 slow.cancel()
 

@@ -8,6 +8,8 @@ import pytest
 
 from peers.errors import RegistrationFailed
 from peers.identity import Identity
+from peers.relay_connection import RelayConnection, Response
+from peers.relay_search import Settle
 from relay.wire.address import Address
 from relay.wire.connection_id import Derivation
 from tests.lab.virtual_network import Conditions
@@ -138,6 +140,85 @@ def test_requests_wait_for_the_reconnection() -> None:
         await world.close(link)
 
     scene(main)
+
+
+def test_a_connection_that_answers_once_more_and_then_ends_is_replaced_at_once() -> None:
+    async def main() -> None:
+        world = World()
+        link = await world.connect()
+        await link.register(KEY, Derivation.BLAKE3, 16)
+        link._reconnect("a test says so")
+        await asyncio.sleep(0)
+        assert link._connection is not None
+        link._acknowledged(now())  # in one batch: the search hears only of the first
+        link._connection.close()
+        assert await until(lambda: link.reconnections == 1) < 1.0
+        assert world.relay.registered == 16
+        await world.close(link)
+
+    scene(main)
+
+
+def test_requests_wait_when_the_connection_ends_during_a_search(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    attempts = 0
+    request = RelayConnection.request
+
+    async def counted(
+        self: RelayConnection, method: str, authority: str, path: str, body: bytes = b""
+    ) -> Response:
+        nonlocal attempts
+        attempts += 1
+        return await request(self, method, authority, path, body)
+
+    monkeypatch.setattr(RelayConnection, "request", counted)
+
+    async def main() -> None:
+        world = World()
+        link = await world.connect()
+        world.relay.kill()
+        link._reconnect("a test says so")
+        await asyncio.sleep(0.5)
+        assert link._connection is not None
+        link._connection.close()
+        asking = asyncio.create_task(link.register(KEY, Derivation.BLAKE3, 16))
+        await asyncio.sleep(5.0)
+        assert attempts == 0
+        world.relay = world.start_relay()
+        assert (await asking).count == 16
+        await world.close(link)
+
+    scene(main)
+
+
+def test_an_unforeseen_error_does_not_end_the_search(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        world = World()
+        link = await world.connect()
+        await link.register(KEY, Derivation.BLAKE3, 16)
+        again = link._search.again
+        failures = 3
+
+        async def failing(
+            recovered: asyncio.Future[None], settle: Settle
+        ) -> RelayConnection | None:
+            nonlocal failures
+            if failures:
+                failures -= 1
+                raise ZeroDivisionError("who would have thought")
+            return await again(recovered, settle)
+
+        monkeypatch.setattr(link._search, "again", failing)
+        world.relay.stop()
+        world.relay = world.start_relay()
+        assert await until(lambda: world.relay.registered == 16) < 5.0
+        await world.close(link)
+
+    scene(main)
+    assert "ZeroDivisionError: who would have thought" in caplog.text
 
 
 def test_a_request_that_is_never_answered_fails_in_time() -> None:

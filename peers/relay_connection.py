@@ -35,8 +35,8 @@ MAX_RESPONSE = 65_536
 
 _SETTINGS = TransportSettings(
     idle_timeout_s=IDLE_TIMEOUT_S,
-    stream_window=2 * MAX_RESPONSE,
-    connection_window=8 * MAX_RESPONSE,
+    stream_window=2 * MAX_RESPONSE,  # for a stream's whole life: a response with its headers
+    connection_window=8 * MAX_RESPONSE,  # for all streams that are not over
     max_streams=8,  # of the relay's own: control and QPACK make three (RFC 9114 §6.2)
 )
 
@@ -223,12 +223,11 @@ class RelayConnection:
     def _handle_http(self, event: QuicEvent) -> None:
         if self._http is None:
             return
-        if isinstance(event, StreamDataReceived):
-            self._quic.consumed(event.stream_id, len(event.data))
-            if event.end_stream:
-                self._quic.end_receiving(event.stream_id)
-        elif isinstance(event, StreamReset):
+        # A stream's window never moves, and the connection's only when a stream is over: what is
+        # left of an unfinished frame aioquic keeps in memory, and after a reset for good.
+        if isinstance(event, StreamDataReceived) and event.end_stream:
             self._quic.end_receiving(event.stream_id)
+        elif isinstance(event, StreamReset):
             self._fail(event.stream_id, RelayUnreachable("the relay reset the request"))
         try:
             for each in self._http.handle_event(event):

@@ -85,6 +85,8 @@ class FakeRelay:
         """Whether it neither answers nor forwards."""
         self.interim = False
         """Whether it says "103 Early Hints" before each answer, and adds trailers to it."""
+        self.flood = b""
+        """If there is any, it is sent as each request's answer, without an end."""
         self.forwarded = 0
 
     @property
@@ -180,6 +182,9 @@ class FakeRelay:
     def _answer(self, client: Client, stream: int) -> None:
         request = client.requests.pop(stream)
         self.requests.append(request)
+        if self.flood:
+            client.quic.send_stream_data(stream, self.flood)
+            return
         scripted = self.script.pop(0) if self.script else None
         status, headers, body = scripted or self._usual(request)
         fields = [(b":status", str(status).encode())]

@@ -1,11 +1,13 @@
 """The link to the relay: reaching it, and what it answers."""
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 
 from peers.errors import RegistrationFailed, RelayUnreachable, RelayUntrusted
 from peers.identity import Identity
+from peers.relay_connection import MAX_RESPONSE
 from peers.relay_search import CONNECT_TIMEOUT_S
 from peers.trust import RelayTrust
 from relay.wire.address import Address
@@ -238,6 +240,42 @@ def test_an_answer_without_an_end() -> None:
         world.relay.script = [(200, {}, bytes(200_000))]
         with pytest.raises(RegistrationFailed, match="too large"):
             await link.register(KEY, Derivation.BLAKE3, 16)
+        await world.close(link)
+
+    scene(main)
+
+
+@pytest.mark.parametrize("frame_type", [0x01, 0x21], ids=["headers", "unknown"])
+def test_a_frame_without_an_end_is_no_burden(frame_type: int) -> None:
+    endless = bytes([frame_type]) + (0xC0 << 56 | 2**30).to_bytes(8, "big")
+
+    async def main() -> None:
+        world = World()
+        link = await world.connect()
+        connection = link._connection
+        assert connection is not None
+        world.relay.flood = endless + bytes(1_000_000)
+        for streams in range(1, 9):
+            with suppress(TimeoutError, RegistrationFailed):
+                async with asyncio.timeout(5.0):
+                    await connection.request("GET", "relay.example", "/flood")
+            received = connection._quic.statistics().bytes_received
+            assert received < 1.2 * min(streams * 2 * MAX_RESPONSE, 8 * MAX_RESPONSE)
+        await world.close(link)
+
+    scene(main)
+
+
+def test_large_answers_in_a_row_all_fit() -> None:
+    async def main() -> None:
+        world = World()
+        link = await world.connect()
+        connection = link._connection
+        assert connection is not None
+        world.relay.script = [(404, {}, bytes(60_000))] * 20
+        for _ in range(20):
+            answer = await connection.request("GET", "relay.example", "/large")
+            assert len(answer.body) == 60_000
         await world.close(link)
 
     scene(main)

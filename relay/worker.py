@@ -18,6 +18,7 @@ Nothing is imported that the loop does not need: a worker is replaced while its 
 
 import contextlib
 import ctypes
+import gc
 import select
 import signal
 import socket
@@ -192,6 +193,8 @@ def run_worker(arguments: Sequence[str], make_loop: MakeLoop) -> int:
         sys.stderr.write("relay.worker: quicpipe-relay starts it; it is no use alone\n")
         return 2
     stop = _catch_signals()
+    # Nothing here makes cycles, and to look for some stops the forwarding.
+    gc.disable()
     loop = make_loop(udp, up, [stream.fileno(), stop.fileno()])
     try:
         Worker(stream, stop, loop, interval_s).run()

@@ -46,7 +46,9 @@ class ConnectionIdMap:
             if len(cid) != CONNECTION_ID_LENGTH:
                 raise ValueError(f"a connection ID of {len(cid)} bytes")
             shard = shards[hash(cid) & _MASK]
-            at = _find(shard, cid)
+            at = shard.rfind(cid)
+            if at > 0:
+                at = _find(shard, cid)
             if at < 0:
                 shard += cid + value
                 self._count += 1

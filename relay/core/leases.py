@@ -1,13 +1,30 @@
-"""What a forwarder that outlives the relay wants to know of the registry."""
+"""What a forwarder that outlives the relay wants to know of the registry, to give it back."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
-from .registry import Record
+from .path import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """All that is needed to have a registration again after a restart."""
+
+    owner: int
+    id: str
+    key_digest: bytes
+    """16 bytes: whoever shows the key again is the owner."""
+    path: Path
+    lease_end: float
+    connection_ids: frozenset[bytes]
 
 
 class LeaseSource(Protocol):
     """The registry, as such a forwarder sees it."""
 
-    def record(self, owner: int, now: float) -> Record | None: ...
-    def lease_ends(self, now: float) -> Iterator[tuple[int, float]]: ...
+    def record(self, owner: int, now: float) -> Record | None:
+        """What `Registry.restore` needs; None if there is no such owner."""
+
+    def lease_ends(self, now: float) -> Iterator[tuple[int, float]]:
+        """Every owner with the end of its lease."""

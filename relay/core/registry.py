@@ -18,61 +18,34 @@ from relay.wire.connection_id import CONNECTION_ID_LENGTH, Towards, derive
 from relay.wire.registration import RegisterAnswer, RegisterRequest
 
 from .id_map import ConnectionIdMap
+from .leases import Record
+from .limits import source_of
 from .owner_index import OwnerIndex
 from .path import Path
+from .quota import (
+    ConnectionIdTaken,
+    RegistrationRefused,
+    RegistryFull,
+    RegistryLimits,
+    SourceQuota,
+)
 from .table import Change, ConnectionIdsAdded, OwnerMoved, OwnerRemoved
+
+__all__ = [
+    "ConnectionIdTaken",
+    "HolderId",
+    "Record",
+    "RegistrationRefused",
+    "Registry",
+    "RegistryFull",
+    "RegistryLimits",
+]
 
 _FEW = 64
 """Deleted registrations in the heap of leases that are not worth a sweep."""
 
 HolderId = int
 """Names one HTTP/3 connection among those that live."""
-
-
-@dataclass(frozen=True, slots=True)
-class RegistryLimits:
-    """How much one relay takes on."""
-
-    lease_s: float = 180.0
-    """Seconds; the original's dialer is silent for up to 60 s while it waits, and never renews."""
-    max_registrations: int = 100_000
-    max_connection_ids: int = 1_000_000
-    """In all registrations together."""
-    max_connection_ids_per_registration: int = 4096
-    max_registrations_per_peer: int = 64
-    """One HTTP/3 connection holds, and one address has, at most so many: when it moves, or is heard
-    of, each of them is touched."""
-    retry_after_s: float = 30.0
-    """What a refused client is told to wait, in seconds: leases end all the time."""
-
-
-class RegistrationRefused(Exception):
-    """The relay does not take the registration."""
-
-
-class ConnectionIdTaken(RegistrationRefused):
-    """A connection ID of this key is held by another key."""
-
-
-class RegistryFull(RegistrationRefused):
-    """A limit is reached; `retry_after_s` says when to try again, in seconds."""
-
-    def __init__(self, what: str, retry_after_s: float) -> None:
-        super().__init__(what)
-        self.retry_after_s = retry_after_s
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """All that is needed to have a registration again after a restart."""
-
-    owner: int
-    id: str
-    key_digest: bytes
-    """16 bytes: whoever shows the key again is the owner."""
-    path: Path
-    lease_end: float
-    connection_ids: frozenset[bytes]
 
 
 @dataclass(slots=True)
@@ -82,6 +55,8 @@ class _Registration:
     key_digest: bytes
     path: Path
     lease_end: float
+    source: str
+    """Whose quota it counts for: mostly that of `path`."""
     holder: HolderId | None = None
     """The HTTP/3 connection that keeps it alive; None when that has ended."""
     queued: bool = False
@@ -111,6 +86,7 @@ class Registry:
         self._by_owner: dict[int, _Registration] = {}  # what the forwarders call it
         self._by_cid = ConnectionIdMap()  # whether another key holds it
         self._by_holder = OwnerIndex[HolderId]()  # a connection moves or ends
+        self._quota = SourceQuota(limits)
         self._by_source = OwnerIndex[Address]()  # packets from it extend these
         self._leases: list[tuple[float, str]] = []  # heap of ids; times may be out of date
         self._free_owners: list[int] = []
@@ -145,10 +121,12 @@ class Registry:
         new = tuple(cid for cid, held_by in holders.items() if held_by is None)
         self._check_room(existing, len(new))
         self._check_peer(existing, path.remote, holder)
-        registration = existing or self._create(digest, path)
+        source = self._choose_source(existing, path, len(new))
+        registration = existing or self._create(digest, path, source)
         self._hold(registration, holder)
-        self._move(registration, path)
+        self._move(registration, path, source)
         if new:
+            self._quota.add(source, 0, len(new))
             registration.joined_ids += b"".join(new)
             self._by_cid.update(new, registration.owner)
             self._changes.append(ConnectionIdsAdded(registration.owner, new))
@@ -163,7 +141,8 @@ class Registry:
         """Begin with the registrations of an earlier run, held by no connection; returns how many.
 
         Owners keep their numbers, so that a forwarder that went on forwarding stays right. Left out
-        are records whose lease has ended, that contradict an earlier one, or are over a limit.
+        are records whose lease has ended, that contradict an earlier one, or are over a limit; but
+        a source may have more than its share, as some may have moved there.
 
         :raises ValueError: if there are registrations already.
         """
@@ -180,7 +159,8 @@ class Registry:
     def move(self, holder: HolderId, path: Path) -> None:
         """The HTTP/3 connection has validated a new path: its registrations follow it."""
         for owner in self._by_holder.get(holder):
-            self._move(self._by_owner[owner], path)
+            registration = self._by_owner[owner]
+            self._move(registration, path, self._choose_source(registration, path, 0))
 
     def release(self, holder: HolderId, now: float) -> None:
         """The HTTP/3 connection has ended: the leases of what it held begin to run."""
@@ -305,10 +285,15 @@ class Registry:
                     self._limits.retry_after_s,
                 )
 
-    def _create(self, key_digest: bytes, path: Path) -> _Registration:
+    def _choose_source(self, existing: _Registration | None, path: Path, more: int) -> str:
+        if existing is None:
+            return self._quota.choose(path.remote, None, 0, more)
+        return self._quota.choose(path.remote, existing.source, existing.count, more)
+
+    def _create(self, key_digest: bytes, path: Path, source: str) -> _Registration:
         # With no number free, the numbers 0 to len - 1 are all in use.
         owner = self._free_owners.pop() if self._free_owners else len(self._by_owner)
-        registration = _Registration(owner, self._new_id(), key_digest, path, lease_end=0.0)
+        registration = _Registration(owner, self._new_id(), key_digest, path, 0.0, source)
         self._insert(registration)
         return registration
 
@@ -318,6 +303,7 @@ class Registry:
         self._by_id[registration.id] = registration
         self._by_owner[owner] = registration
         self._by_source.add(path.remote, owner)
+        self._quota.add(registration.source, 1, registration.count)
         self._changes.append(OwnerMoved(owner, path))
 
     def _may_restore(self, record: Record) -> bool:
@@ -339,6 +325,7 @@ class Registry:
             record.key_digest,
             record.path,
             lease_end,
+            source_of(record.path.remote),
             joined_ids=b"".join(record.connection_ids),
         )
         self._insert(registration)
@@ -355,7 +342,11 @@ class Registry:
         registration.holder = holder
         self._by_holder.add(holder, registration.owner)
 
-    def _move(self, registration: _Registration, path: Path) -> None:
+    def _move(self, registration: _Registration, path: Path, source: str) -> None:
+        if registration.source != source:
+            self._quota.add(registration.source, -1, -registration.count)
+            self._quota.add(source, 1, registration.count)
+            registration.source = source
         if registration.path == path:
             return
         self._by_source.discard(registration.path.remote, registration.owner)
@@ -385,6 +376,7 @@ class Registry:
         if registration.holder is not None:
             self._by_holder.discard(registration.holder, owner)
         self._by_source.discard(registration.path.remote, owner)
+        self._quota.add(registration.source, -1, -registration.count)
         self._free_owners.append(owner)
         self._changes.append(OwnerRemoved(owner, registration.connection_ids))
 

@@ -3,6 +3,7 @@ its snapshot, and one that was filled step by step meanwhile, all know the same.
 
 import itertools
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -19,8 +20,11 @@ from relay.wire.registration import RegisterRequest
 LEASE = 10.0
 KEYS = st.integers(0, 4)
 HOLDERS = st.integers(0, 3)
+HOSTS = ["192.0.2.1", "192.0.2.2"]
+PER_SOURCE = 3
 PATHS = st.builds(
-    lambda port, listener: Path(Address("192.0.2.1", port), listener, "198.51.100.1"),
+    lambda host, port, listener: Path(Address(host, port), listener, "198.51.100.1"),
+    st.sampled_from(HOSTS),
     st.integers(1, 3),
     st.integers(0, 1),
 )
@@ -32,7 +36,13 @@ class RegistryMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.ids = itertools.count()
-        limits = RegistryLimits(lease_s=LEASE, max_registrations_per_peer=3, max_connection_ids=20)
+        limits = RegistryLimits(
+            lease_s=LEASE,
+            max_connection_ids=20,
+            max_registrations_per_source=PER_SOURCE,
+            max_connection_ids_per_source=9,
+            max_registrations_per_peer=3,
+        )
         self.registry = Registry(limits, new_id=lambda: str(next(self.ids)))
         self.now = 0.0
         self.followed = ForwardingTable()
@@ -141,8 +151,8 @@ class RegistryMachine(RuleBasedStateMachine):
         assert self.followed == filled
         assert len(self.registry) == len(self.model)
         sources = {path.remote for _, _, path, _ in self.model.values()}
-        for port in range(1, 4):
-            address = Address("192.0.2.1", port)
+        for host, port in itertools.product(HOSTS, range(1, 4)):
+            address = Address(host, port)
             assert filled.is_source(address) == (address in sources)
 
     def teardown(self) -> None:
@@ -151,6 +161,20 @@ class RegistryMachine(RuleBasedStateMachine):
                 self.feed_some(200)
             assert len(self.feed) == 0
             assert self.fed == self.followed
+        self.each_source_has_its_whole_share()
+
+    def each_source_has_its_whole_share(self) -> None:
+        """When all is gone, and no more than that: whatever was counted is counted no longer."""
+        for id_, *_ in self.model.values():
+            assert self.registry.delete(id_)
+        for place, host in enumerate(HOSTS):
+            for number in range(10 * place, 10 * place + PER_SOURCE):
+                request = RegisterRequest(number.to_bytes(16, "big"), 3, Derivation.BLAKE2B)
+                path = Path(Address(host, number + 1), 0, "198.51.100.1")
+                self.registry.register(request, path, 100 + number, self.now)
+        with pytest.raises(RegistryFull, match="one source"):
+            request = RegisterRequest(b"x" * 16, 1, Derivation.BLAKE2B)
+            self.registry.register(request, path, 200, self.now)
 
 
 RegistryMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

@@ -113,7 +113,7 @@ class Accepter:
         if invite.fingerprint is not None and invite.fingerprint != self._link.fingerprint:
             raise UsageError(f"the invite is for another relay: {invite.relay}")
         answer = _Answer(invite, auth)
-        if not self._answered.add(invite.packet, invite.expires, time.time()):
+        if not self._answered.add(answer.packet):
             raise InviteUsed("this invite was answered here before: ask the dialer for a new one")
         # A task of its own, so that `close` can end it.
         task = asyncio.get_running_loop().create_task(answer.give(self._link, answer_timeout_s))
@@ -170,10 +170,11 @@ class _Answer:
                 connection_ids=self._berth.source,
                 first_datagram=invite.packet,
             )
-            is_authentic = self._quic.start_server(loop.time()) and _is_whole(invite.packet)
+            is_authentic = self._quic.start_server(loop.time())
+            self.packet, rest = _split(invite.packet)  # what is authentic of it, and the padding
         except ValueError:
-            is_authentic = False
-        if not is_authentic:
+            is_authentic, rest = False, b""
+        if not is_authentic or any(rest):
             raise InviteInvalid(
                 "the invite is damaged: its packet cannot be read; copy it whole, or ask for a"
                 " new one"
@@ -218,13 +219,13 @@ class _Answer:
             place.on_heard = None
 
 
-def _is_whole(datagram: bytes) -> bool:
-    """Whether only zeros follow the first packet: the padding is not covered by its encryption.
+def _split(datagram: bytes) -> tuple[bytes, bytes]:
+    """The first packet, and what follows it.
 
     :raises ValueError: it does not begin with a packet.
     """
     header = pull_quic_header(Buffer(data=datagram), host_cid_length=CONNECTION_ID_LENGTH)
-    return not any(datagram[header.packet_length :])
+    return datagram[: header.packet_length], datagram[header.packet_length :]
 
 
 def _authentication(invite: Invite, auth: Authentication | None) -> Authentication:

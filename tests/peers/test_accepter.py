@@ -41,6 +41,23 @@ def test_an_accepter_answers_an_invite_once() -> None:
     run(main)
 
 
+def test_an_accepter_knows_an_invite_by_its_packet_alone() -> None:
+    async def main(at: Scene) -> None:
+        async with accepter_at(at) as accepter, await dial_at(at) as dialing:
+            invite = dialing.invite
+            await accepter.accept(invite)
+            assert invite.expires is not None
+            for altered in (
+                replace(invite, packet=invite.packet + b"\0"),
+                replace(invite, packet=invite.packet + bytes(200)),
+                replace(invite, expires=invite.expires + 1000),
+            ):
+                with pytest.raises(InviteUsed):
+                    await accepter.accept(altered, answer_timeout_s=1.0)
+
+    run(main)
+
+
 def test_an_accepter_refuses_what_is_for_another_relay() -> None:
     async def main(at: Scene) -> None:
         async with accepter_at(at) as accepter, await dial_at(at) as dialing:

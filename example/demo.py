@@ -1,29 +1,24 @@
 """The main job on one machine: `make demo`, or `python -m example.demo`.
 
-Three processes: the relay, a dialer and an accepter. The dialer's invite goes to the accepter
-through a pipe of the system. Lines flow, then 10 MB each way, and both ends' hashes are compared.
-The two peers run this same file with their role as its argument and report on their standard error,
-one JSON object a line.
+Three processes (example/demo_process.py): the relay, a dialer and an accepter. The dialer's invite
+goes to the accepter through a pipe of the system. Lines flow, then 10 MB each way, and both ends'
+hashes are compared.
 """
 
 import asyncio
 import contextlib
-import hashlib
 import json
 import os
-import random
 import signal
 import sys
+import tempfile
 import time
-from asyncio.subprocess import PIPE, Process
+from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator
 from typing import Any
 
-from peers import Invite, InviteKey, PeersError, Pipe, RelayTrust, Stream, accept, dial
-
 SIZE = 10_000_000
-CHUNK = 65_536
-HELLOS = 3
+"""Bytes each way."""
 TIME_LIMIT_S = 60.0
 
 Report = dict[str, Any]
@@ -33,90 +28,12 @@ class DemoFailed(Exception):
     """Something did not go as it should; the message says what."""
 
 
-# The two peers.
-
-
-async def dialer(relay: str) -> None:
-    """Print the invite, say hello, then send and receive."""
-    async with await dial(relay, auth=InviteKey(), trust=RelayTrust()) as dialing:
-        print(dialing.invite.encode(), end="", flush=True)
-        sys.stdout.close()
-        pipe = await dialing.pipe()
-        hello = pipe.open_stream()
-        for number in range(1, HELLOS + 1):
-            await hello.write(f"hello {number}\n".encode())
-            await asyncio.sleep(0.3)
-        hello.write_eof()
-        await hello.read()
-        await _exchange(pipe.open_stream(), seed=1)
-        await pipe.close()
-
-
-async def accepter() -> None:
-    """Read the invite, show the lines, then send and receive."""
-    invite = Invite.decode(sys.stdin.readline())
-    started = time.perf_counter()
-    pipe = await accept(invite)
-    _report("open", seconds=time.perf_counter() - started)
-    hello = await pipe.accept_stream()
-    async for line in _lines(hello):
-        _report("line", text=line)
-    hello.write_eof()
-    await _exchange(await pipe.accept_stream(), seed=2)
-    await _closed(pipe)
-
-
-async def _exchange(stream: Stream, seed: int) -> None:
-    """Send `SIZE` bytes that `seed` determines, and receive until the other side ends."""
-    started = time.perf_counter()
-    sent, received = hashlib.sha256(), hashlib.sha256()
-    count = 0
-
-    async def send() -> None:
-        source = random.Random(seed)
-        for start in range(0, SIZE, CHUNK):
-            data = source.randbytes(min(CHUNK, SIZE - start))
-            sent.update(data)
-            await stream.write(data)
-        stream.write_eof()
-        await stream.drain_acknowledged()
-
-    sending = asyncio.create_task(send())
-    while data := await stream.read(CHUNK):
-        received.update(data)
-        count += len(data)
-        _report("progress", received=count)
-    await sending
-    seconds = time.perf_counter() - started
-    _report("done", sent=sent.hexdigest(), received=received.hexdigest(), seconds=seconds)
-
-
-async def _lines(stream: Stream) -> AsyncIterator[str]:
-    buffer = b""
-    while data := await stream.read():
-        *lines, buffer = (buffer + data).split(b"\n")
-        for line in lines:
-            yield line.decode()
-
-
-async def _closed(pipe: Pipe) -> None:
-    with contextlib.suppress(PeersError):
-        await pipe.wait_closed()
-
-
-def _report(event: str, **fields: object) -> None:
-    print(json.dumps({"event": event, **fields}), file=sys.stderr, flush=True)
-
-
-# The one who starts and watches them.
-
-
 class Show:
     """What the demonstration prints: on a terminal, with a bar that moves."""
 
     def __init__(self) -> None:
         self.reports: dict[str, Report] = {}
-        self._terminal = sys.stdout.isatty()
+        self._terminal = sys.stdout is not None and sys.stdout.isatty()
         self._counts = {"dialer": 0, "accepter": 0}
         self._drawn_s = 0.0
 
@@ -136,12 +53,13 @@ class Show:
 
     def say(self, text: str) -> None:
         """A line of its own."""
-        print(f"\r\x1b[K{text}" if self._terminal else text, flush=True)
+        _write(f"\r\x1b[K{text}\n" if self._terminal else f"{text}\n")
 
     def end(self) -> None:
         """Leave the bar behind."""
         if self._terminal:
-            print(flush=True)
+            with contextlib.suppress(DemoFailed):
+                _write("\n")
 
     def _draw(self) -> None:
         done = sum(self._counts.values()) / (2 * SIZE)
@@ -149,7 +67,19 @@ class Show:
         if self._terminal and (now - self._drawn_s > 0.05 or done == 1):
             self._drawn_s = now
             bar = "#" * round(40 * done)
-            print(f"\r10 MB each way [{bar:<40}] {done:4.0%}", end="", flush=True)
+            _write(f"\r10 MB each way [{bar:<40}] {done:4.0%}")
+
+
+def _write(text: str) -> None:
+    if sys.stdout is None:
+        raise DemoFailed("standard output is closed")
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        # What is buffered must not be tried again at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise DemoFailed(f"standard output cannot be written to: {error.strerror}") from None
 
 
 async def demonstrate(show: Show) -> None:
@@ -158,8 +88,13 @@ async def demonstrate(show: Show) -> None:
     :raises DemoFailed: if any of them does not do what it should.
     """
     async with contextlib.AsyncExitStack() as stack:
+        lifeline, held = os.pipe()
+        stack.callback(os.close, held)
+        stack.callback(os.close, lifeline)
+        # The relay's certificate is made for this run and thrown away with it.
+        state = stack.enter_context(tempfile.TemporaryDirectory(prefix="quicpipe-demo-"))
         relay = await stack.enter_async_context(
-            _process("-m", "relay", "--listen", "127.0.0.1:0", "--log-format", "json", stdout=PIPE)
+            _process(lifeline, "relay", stdout=PIPE, STATE_DIRECTORY=state)
         )
         assert relay.stdout is not None
         ready = (await relay.stdout.readline()).decode().split()
@@ -172,17 +107,17 @@ async def demonstrate(show: Show) -> None:
         # The invite goes straight from the one process to the other, as in a shell's pipe.
         invite_out, invite_in = os.pipe()
         with os.fdopen(invite_out, "rb") as reader, os.fdopen(invite_in, "wb") as writer:
-            dialer_process = await stack.enter_async_context(
-                _process("-m", "example.demo", "dialer", address, stdout=writer.fileno())
+            dialer = await stack.enter_async_context(
+                _process(lifeline, "dialer", address, stdout=writer.fileno())
             )
-            accepter_process = await stack.enter_async_context(
-                _process("-m", "example.demo", "accepter", stdin=reader.fileno())
+            accepter = await stack.enter_async_context(
+                _process(lifeline, "accepter", stdin=reader.fileno())
             )
         async with asyncio.TaskGroup() as group:
-            group.create_task(_watch("dialer", dialer_process, show))
-            group.create_task(_watch("accepter", accepter_process, show))
+            group.create_task(_watch("dialer", dialer, show))
+            group.create_task(_watch("accepter", accepter, show))
         show.end()
-        relay.terminate()
+        _signal(relay, signal.SIGTERM)
         counters = await relay_log
     _summarise(show, address, counters)
 
@@ -202,28 +137,43 @@ def _summarise(show: Show, address: str, counters: Report) -> None:
 
 @contextlib.asynccontextmanager
 async def _process(
-    *arguments: str, stdin: int | None = asyncio.subprocess.DEVNULL, stdout: int | None = None
+    lifeline: int,
+    *role: str,
+    stdin: int | None = DEVNULL,
+    stdout: int | None = None,
+    **environment: str,
 ) -> AsyncIterator[Process]:
-    """A Python process that does not outlive the block; in a session of its own, as it is ours
-    to end it, not the terminal's."""
+    """One of the processes, not to outlive the block; in a session of its own, as it is ours to
+    end it, not the terminal's."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        *arguments,
+        "-m",
+        "example.demo_process",
+        str(lifeline),
+        *role,
         stdin=stdin,
         stdout=stdout,
         stderr=PIPE,
+        env={**os.environ, **environment},
+        pass_fds=[lifeline],
         start_new_session=True,
     )
     try:
         yield process
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
+        _signal(process, signal.SIGTERM)
         try:
             await asyncio.wait_for(process.wait(), 3)
         except TimeoutError:
-            process.kill()
+            _signal(process, signal.SIGKILL)
             await process.wait()
+
+
+def _signal(process: Process, number: int) -> None:
+    # Not `Process.send_signal`: it looks whether the process has ended, behind asyncio's back.
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, number)
 
 
 async def _watch(role: str, process: Process, show: Show) -> None:
@@ -262,7 +212,7 @@ async def _main_async() -> int:
     show = Show()
     task = asyncio.current_task()
     assert task is not None
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     problem, return_code = "", 0
     try:
@@ -274,7 +224,8 @@ async def _main_async() -> int:
         problem = f"not done within {TIME_LIMIT_S:.0f} s"
     except* asyncio.CancelledError:
         show.end()
-        print("stopped; nothing is left running", file=sys.stderr)
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            print("stopped; nothing is left running", file=sys.stderr)
         return_code = 130
     if problem:
         show.end()
@@ -284,24 +235,15 @@ async def _main_async() -> int:
 
 
 def main() -> int:
-    """Run the demonstration, or one of its two peers."""
-    match sys.argv[1:]:
-        case []:
-            return asyncio.run(_main_async())
-        case ["dialer", relay]:
-            role = dialer(relay)
-        case ["accepter"]:
-            role = accepter()
-        case _:
-            print("usage: python -m example.demo", file=sys.stderr)
-            return 2
-    try:
-        asyncio.run(role)
-    except PeersError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+    """Run the demonstration; returns the exit code."""
+    if sys.argv[1:]:
+        print("usage: python -m example.demo", file=sys.stderr)
+        return 2
+    return asyncio.run(_main_async())
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

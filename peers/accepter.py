@@ -126,6 +126,9 @@ class Accepter:
             if self._closed.is_set() and caller is not None and not caller.cancelling():
                 raise PipeClosed("the accepter was closed") from None
             raise
+        finally:
+            if not answer.is_given:
+                self._answered.forget(answer.packet)
         self._pipes = {each for each in self._pipes if each.is_open} | {pipe}
         return pipe
 
@@ -163,6 +166,7 @@ class _Answer:
         invite.check_expiry(time.time())
         self._auth = _authentication(invite, auth)
         self._berth = Berth()
+        self.is_given = False  # whether the dialer may have heard of us
         loop = asyncio.get_running_loop()
         try:
             self._quic = PeerConnection(
@@ -192,6 +196,7 @@ class _Answer:
         except BaseException:
             await self._berth.leave()
             raise
+        self.is_given = True
         pipe = self._berth.host(self._quic, self._auth, at_end)
         try:
             await self._wait_open(pipe, timeout_s)

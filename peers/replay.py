@@ -26,6 +26,10 @@ class ReplayCache:
         self._digests[digest] = None
         return True
 
+    def forget(self, packet: bytes) -> None:
+        """It was not answered after all."""
+        self._digests.pop(_digest(packet), None)
+
 
 def _digest(packet: bytes) -> bytes:
     return blake2b(packet, digest_size=16).digest()

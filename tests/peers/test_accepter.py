@@ -5,7 +5,17 @@ from dataclasses import replace
 
 import pytest
 
-from peers import Accepter, InviteUsed, PipeClosed, UsageError
+from peers import (
+    Accepter,
+    InviteUsed,
+    NoAnswer,
+    PipeClosed,
+    RegistrationFailed,
+    RelayUnreachable,
+    UsageError,
+)
+from peers.berth import Berth
+from peers.relay_link import RelayLink
 from tests.lab.scene import Scene
 from tests.peers.dial_scene import RELAY, accepter_at, dial_at, open_sockets, run, say, trust
 
@@ -54,6 +64,46 @@ def test_an_accepter_knows_an_invite_by_its_packet_alone() -> None:
             ):
                 with pytest.raises(InviteUsed):
                     await accepter.accept(altered, answer_timeout_s=1.0)
+
+    run(main)
+
+
+def test_a_failed_registration_does_not_use_the_invite_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    moor = Berth.moor
+    failures: list[Exception] = [RegistrationFailed("full", status=429), RelayUnreachable("gone")]
+
+    async def failing(self: Berth, link: RelayLink) -> None:
+        if link is accepters and failures:
+            raise failures.pop()
+        await moor(self, link)
+
+    accepters: RelayLink | None = None
+    monkeypatch.setattr(Berth, "moor", failing)
+
+    async def main(at: Scene) -> None:
+        nonlocal accepters
+        async with accepter_at(at) as accepter, await dial_at(at) as dialing:
+            accepters = accepter._link
+            for kind in (RelayUnreachable, RegistrationFailed):
+                with pytest.raises(kind):
+                    await accepter.accept(dialing.invite)
+            there = await accepter.accept(dialing.invite)
+            await say(await dialing.pipe(), there, b"the third time it worked")
+            with pytest.raises(InviteUsed):
+                await accepter.accept(dialing.invite)
+
+    run(main)
+
+
+def test_an_invite_without_an_answer_from_the_dialer_is_used_up() -> None:
+    async def main(at: Scene) -> None:
+        async with accepter_at(at) as accepter:
+            async with await dial_at(at) as dialing:
+                invite = dialing.invite
+            with pytest.raises(NoAnswer):
+                await accepter.accept(invite, answer_timeout_s=1.0)
+            with pytest.raises(InviteUsed):
+                await accepter.accept(invite)
 
     run(main)
 

@@ -31,3 +31,14 @@ def test_what_comes_again_does_not_become_younger() -> None:
     assert cache.add(b"third")
     assert not cache.add(b"second")
     assert cache.add(b"first")
+
+
+def test_what_was_not_answered_is_forgotten() -> None:
+    cache = ReplayCache()
+    cache.add(b"packet")
+    cache.add(b"another")
+    cache.forget(b"packet")
+    cache.forget(b"unknown")
+    assert len(cache) == 1
+    assert cache.add(b"packet")
+    assert not cache.add(b"another")

@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 
-from .cli_io import Sink, Source
+from .cli_io import Sink, Source, say
 from .errors import CloseCode, PeersError, PipeClosed, StreamReset
 from .pipe import Pipe
 from .stream import Stream
@@ -18,7 +18,7 @@ async def converse(pipe: Pipe, source: Source | None, *, original: bool, is_dial
     :param source: what to send; None: nothing, the end at once.
     :raises PeersError: if not everything went through, both ways.
     """
-    conversation = _Conversation(pipe, source, Sink())
+    conversation = _Conversation(pipe, source, Sink(), original)
     if original:
         stream = pipe.open_stream() if is_dialer else await pipe.accept_stream()
         sending = asyncio.create_task(conversation.send(stream))
@@ -42,6 +42,7 @@ class _Conversation:
     pipe: Pipe
     source: Source | None
     sink: Sink
+    original: bool
     end_sent: bool = False
     end_received: bool = False
     problem: StreamReset | None = None
@@ -55,13 +56,7 @@ class _Conversation:
 
     async def receive_theirs(self) -> None:
         """Everything from the peer, on the stream that it opens."""
-        try:
-            stream = await self.pipe.accept_stream()
-        except PipeClosed as closed:
-            # It had nothing to send, and has no more use for the pipe.
-            self.end_received = closed.code == CloseCode.DONE
-            raise
-        await self.receive(stream)
+        await self.receive(await self.pipe.accept_stream())
 
     async def send(self, stream: Stream) -> None:
         """Everything from the source, and the end, until the peer has acknowledged it."""
@@ -102,12 +97,24 @@ class _Conversation:
         errors = [each for each in results if isinstance(each, Exception)]
         if self.ended is not None:
             errors.append(self.ended)
-        # The other end says goodbye only when it has all of ours. That may have overtaken its
-        # acknowledgement of our last packets.
-        is_satisfied = self.end_sent and self.end_received
         for error in errors:
-            if not (is_satisfied and _is_goodbye(error)):
+            if not _is_goodbye(error):
                 raise error
+        # A peer that has said goodbye has all of ours. That may have overtaken its acknowledgement
+        # of our last packets. That we have all of its own, only its FIN says.
+        if errors and not self.end_received:
+            self._miss_the_end()
+        if errors and not self.end_sent:
+            raise errors[0]
+
+    def _miss_the_end(self) -> None:
+        if not self.original:
+            raise PipeClosed(f"the other peer closed the pipe {_UNENDED}")
+        # Programs on the original's pipe need not end their stream: closing is all they have.
+        say(f"the other peer closed the pipe {_UNENDED}")
+
+
+_UNENDED = "before it ended its stream; what came may be incomplete"
 
 
 def _is_goodbye(error: Exception) -> bool:

@@ -143,8 +143,8 @@ class Pipe:
     async def close(self, code: int = CloseCode.DONE, reason: str = "") -> None:
         """Close the pipe at once, and wait until the other end has had its chances to hear of it.
 
-        What is not acknowledged yet may be lost: see `Stream.drain_acknowledged`. A second call
-        only waits.
+        What is not acknowledged yet is dropped, also with code 0. So first `write_eof` and
+        `await drain_acknowledged()` on every stream that was written. A second call only waits.
 
         :param code: docs/protocol.md §6.3.
         :param reason: for people; up to 200 bytes of it are sent.

@@ -115,8 +115,9 @@ class Stream:
             yield data
 
     async def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Send bytes: they are taken when it returns, not acknowledged.
+        """Send bytes: they are taken when it returns, not acknowledged, perhaps not even sent.
 
+        Before the pipe is closed, `write_eof` and `drain_acknowledged`: closing drops the rest.
         Waits while more than `HIGH_WATERMARK` bytes of the stream are unacknowledged. If it is
         cancelled it has taken a part: nothing, or whole multiples of `PIECE`.
 

@@ -172,8 +172,8 @@ class RegistryMachine(RuleBasedStateMachine):
                 request = RegisterRequest(number.to_bytes(16, "big"), 3, Derivation.BLAKE2B)
                 path = Path(Address(host, number + 1), 0, "198.51.100.1")
                 self.registry.register(request, path, 100 + number, self.now)
+        request = RegisterRequest(b"x" * 16, 1, Derivation.BLAKE2B)
         with pytest.raises(RegistryFull, match="one source"):
-            request = RegisterRequest(b"x" * 16, 1, Derivation.BLAKE2B)
             self.registry.register(request, path, 200, self.now)
 
 

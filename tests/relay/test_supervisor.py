@@ -191,7 +191,7 @@ def test_a_worker_is_filled_while_registrations_change() -> None:
             sender, receiver = relay.peer(), relay.peer()
             relay.register(address_of(sender))
             for port in range(1, 3001):
-                relay.register(Address("192.0.2.1", port), num=20)
+                relay.register(Address(f"10.0.0.{port % 10}", port), num=20)
             first = relay.register(address_of(receiver), num=1000)
             for pid in relay.pool.pids:
                 os.kill(pid, signal.SIGKILL)

@@ -26,6 +26,8 @@ from .trust import RelayTrust
 ANSWER_TIMEOUT_S = 10.0
 """Seconds until the dialer must have answered our answer."""
 
+_GAVE_UP = "the accepter gave up"
+
 
 async def accept(
     invite: Invite,
@@ -122,6 +124,9 @@ class Accepter:
         try:
             pipe = await task
         except asyncio.CancelledError:
+            if task.done() and not task.cancelled() and task.exception() is None:
+                # Cancelled in the very turn in which the pipe opened: nobody will ever have it.
+                await task.result().close(CloseCode.FAILED, _GAVE_UP)
             caller = asyncio.current_task()
             if self._closed.is_set() and caller is not None and not caller.cancelling():
                 raise PipeClosed("the accepter was closed") from None
@@ -201,7 +206,7 @@ class _Answer:
         try:
             await self._wait_open(pipe, timeout_s)
         except BaseException:
-            await pipe.close(CloseCode.FAILED, "the accepter gave up")
+            await pipe.close(CloseCode.FAILED, _GAVE_UP)
             raise
         return pipe
 

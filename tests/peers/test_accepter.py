@@ -9,11 +9,13 @@ from peers import (
     Accepter,
     InviteUsed,
     NoAnswer,
+    Pipe,
     PipeClosed,
     RegistrationFailed,
     RelayUnreachable,
     UsageError,
 )
+from peers.accepter import _Answer
 from peers.berth import Berth
 from peers.relay_link import RelayLink
 from tests.lab.scene import Scene
@@ -104,6 +106,34 @@ def test_an_invite_without_an_answer_from_the_dialer_is_used_up() -> None:
                 await accepter.accept(invite, answer_timeout_s=1.0)
             with pytest.raises(InviteUsed):
                 await accepter.accept(invite)
+
+    run(main)
+
+
+def test_a_pipe_that_opens_while_its_caller_is_cancelled_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    give = _Answer.give
+    opened: list[Pipe] = []
+
+    async def cancelling(self: _Answer, link: RelayLink, timeout_s: float) -> Pipe:
+        opened.append(await give(self, link, timeout_s))
+        assert caller is not None
+        asyncio.get_running_loop().call_soon(caller.cancel)
+        return opened[0]
+
+    caller: asyncio.Task[Pipe] | None = None
+    monkeypatch.setattr(_Answer, "give", cancelling)
+
+    async def main(at: Scene) -> None:
+        nonlocal caller
+        async with accepter_at(at) as accepter, await dial_at(at) as dialing:
+            caller = asyncio.create_task(accepter.accept(dialing.invite))
+            with pytest.raises(asyncio.CancelledError):
+                await caller
+            assert not opened[0].is_open
+            with pytest.raises(PipeClosed, match="the accepter gave up"):
+                await (await dialing.pipe()).accept_stream()
 
     run(main)
 

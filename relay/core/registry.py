@@ -157,10 +157,17 @@ class Registry:
         return len(self._by_owner)
 
     def move(self, holder: HolderId, path: Path) -> None:
-        """The HTTP/3 connection has validated a new path: its registrations follow it."""
+        """The HTTP/3 connection has validated a new path: its registrations follow it.
+
+        All do, unless `max_registrations_per_peer` is reached at the new address: a peer has no
+        more than that on one connection, so others had come there. What does not fit stays behind.
+        """
+        limit = self._limits.max_registrations_per_peer
         for owner in self._by_holder.get(holder):
-            registration = self._by_owner[owner]
-            self._move(registration, path, self._choose_source(registration, path, 0))
+            there = self._by_source.get(path.remote)
+            if len(there) < limit or owner in there:
+                registration = self._by_owner[owner]
+                self._move(registration, path, self._choose_source(registration, path, 0))
 
     def release(self, holder: HolderId, now: float) -> None:
         """The HTTP/3 connection has ended: the leases of what it held begin to run."""

@@ -244,6 +244,24 @@ def test_one_address_has_no_more_registrations_by_many_connections() -> None:
     registry.register(request(3), AWAY, holder=3, now=0.0)
 
 
+def test_one_address_has_no_more_registrations_by_moves() -> None:
+    """Many connections that all go to one address: what does not fit stays where it was."""
+    registry = make(max_registrations_per_peer=2)
+    for each in (1, 2, 3):
+        path = Path(Address("192.0.2.1", each), 0, "198.51.100.1")
+        registry.register(request(each), path, holder=each, now=0.0)
+    registry.take_changes()
+    for each in (1, 2, 3):
+        registry.move(each, AWAY)
+    assert registry.take_changes() == [OwnerMoved(0, AWAY), OwnerMoved(1, AWAY)]
+    elsewhere = Path(AWAY.remote, 0, "198.51.100.1")  # the same peer, by another listener
+    registry.move(1, elsewhere)
+    assert registry.take_changes() == [OwnerMoved(0, elsewhere)]
+    registry.move(2, HOME)
+    registry.move(3, AWAY)
+    assert registry.take_changes() == [OwnerMoved(1, HOME), OwnerMoved(2, AWAY)]
+
+
 def test_one_registration_does_not_grow_without_bound() -> None:
     registry = make(max_connection_ids_per_registration=5)
     registry.register(request(num=3), HOME, holder=1, now=0.0)

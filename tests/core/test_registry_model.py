@@ -22,6 +22,7 @@ KEYS = st.integers(0, 4)
 HOLDERS = st.integers(0, 3)
 HOSTS = ["192.0.2.1", "192.0.2.2"]
 PER_SOURCE = 3
+PER_PEER = 2
 PATHS = st.builds(
     lambda host, port, listener: Path(Address(host, port), listener, "198.51.100.1"),
     st.sampled_from(HOSTS),
@@ -41,7 +42,7 @@ class RegistryMachine(RuleBasedStateMachine):
             max_connection_ids=20,
             max_registrations_per_source=PER_SOURCE,
             max_connection_ids_per_source=9,
-            max_registrations_per_peer=3,
+            max_registrations_per_peer=PER_PEER,
         )
         self.registry = Registry(limits, new_id=lambda: str(next(self.ids)))
         self.now = 0.0
@@ -74,9 +75,14 @@ class RegistryMachine(RuleBasedStateMachine):
     @rule(holder=HOLDERS, path=PATHS)
     def move(self, holder: int, path: Path) -> None:
         self.registry.move(holder, path)
+        records = [self.registry.record(owner, self.now) for owner in self.registry.owners()]
+        paths = {record.id: record.path for record in records if record is not None}
+        there = sum(each.remote == path.remote for each in paths.values())
+        assert there <= PER_PEER
         for key, (id_, held_by, _, end) in self.model.items():
-            if held_by == holder:
+            if held_by == holder and (paths[id_] == path or there < PER_PEER):
                 self.model[key] = (id_, holder, path, end)
+            assert paths[id_] == self.model[key][2]
         self.follow()
 
     @rule(holder=HOLDERS)

@@ -10,7 +10,7 @@ from collections.abc import Coroutine, Sequence
 from typing import NoReturn
 
 from . import cli_keys, cli_pipe
-from .cli_io import occupy_standard_descriptors, say
+from .cli_io import occupy_standard_descriptors, require_output, say
 from .cli_options import (
     Options,
     duration,
@@ -143,6 +143,8 @@ def _parse(arguments: Sequence[str] | None) -> Options:
 
 
 def _run(options: Options) -> int:
+    if options.output is None:
+        require_output()
     match options.command:
         case "dial":
             return _run_async(cli_pipe.dial_command(options))

@@ -23,6 +23,9 @@ READ_AHEAD = 4
 WRITE_BEHIND = 16
 """Chunks accepted for standard output before they are written."""
 
+_closed: set[int] = set()
+"""The standard descriptors that were closed when the command started."""
+
 
 def say(message: str) -> None:
     """Tell the user something, on standard error, as one line."""
@@ -44,6 +47,17 @@ def put(text: str) -> None:
         raise FileUnusable(f"cannot write to standard output: {error.strerror}") from None
 
 
+def require_output() -> None:
+    """Refuse a standard output that was closed (`>&-`), before anything is made or used up.
+
+    :raises FileUnusable: if it was, when `occupy_standard_descriptors` looked.
+    """
+    if 1 in _closed:
+        raise FileUnusable(
+            "standard output is closed: send it to a file, or to /dev/null if nobody needs it"
+        )
+
+
 def occupy_standard_descriptors() -> None:
     """Open what the shell closed (`>&-`) on /dev/null: else a socket would get its number."""
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
@@ -52,6 +66,7 @@ def occupy_standard_descriptors() -> None:
         except OSError:
             # The lowest free number is taken, which is this one.
             os.open(os.devnull, os.O_RDWR)
+            _closed.add(descriptor)
         if getattr(sys, name) is None:
             mode = "r" if descriptor == 0 else "w"
             setattr(sys, name, os.fdopen(descriptor, mode, closefd=False))

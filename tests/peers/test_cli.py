@@ -1,6 +1,8 @@
 """The command line: help, mistakes, keys and identities. No relay is needed for any of it."""
 
 import stat
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +14,7 @@ from peers.cli_options import Options, duration
 from peers.identity import Identity
 from peers.invite import AuthKind, Invite
 from peers.relay_name import RelayName
-from tests.peers.command import run
+from tests.peers.command import TIMEOUT_S, Result, environment, run
 
 HEX = "ab" * 32
 PACKET = (b"\xc3\x00\x00\x00\x01\x0c" + bytes(range(12)) + b"\x0c" + bytes(range(12))).ljust(1200)
@@ -271,6 +273,43 @@ def test_a_relay_that_is_wrong_in_the_environment_is_wrong_usage(tmp_path: Path)
 )
 def test_durations(text: str, seconds: float) -> None:
     assert duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["accept", "dial --relay 127.0.0.1:9", "dial --relay 127.0.0.1:9 --invite i", "identity"],
+)
+def test_a_closed_standard_output_is_refused_before_anything_is_done(
+    arguments: str, tmp_path: Path
+) -> None:
+    stdin = INVITE.encode().encode()
+    result = run_with_closed_output(arguments, tmp_path, stdin)
+    assert result.code == 1
+    assert "standard output is closed" in result.complaint
+    assert not list(tmp_path.iterdir()), "an identity that nobody was told of is not made"
+
+
+def test_a_key_is_not_written_to_a_closed_standard_output(tmp_path: Path) -> None:
+    result = run_with_closed_output("keygen", tmp_path)
+    assert result.code == 1
+    assert "standard output is closed" in result.complaint
+    result = run_with_closed_output("keygen --output pair.key", tmp_path)
+    assert result.code == 0
+    assert len(keys.load(tmp_path / "pair.key")) == 32
+
+
+def run_with_closed_output(arguments: str, home: Path, stdin: bytes = b"") -> Result:
+    done = subprocess.run(
+        ["sh", "-c", f"exec '{sys.executable}' -m peers {arguments} >&-"],
+        input=stdin,
+        stderr=subprocess.PIPE,
+        timeout=TIMEOUT_S,
+        cwd=home,
+        env=environment(home),
+        start_new_session=True,
+        check=False,
+    )
+    return Result(done.returncode, b"", done.stderr.decode())
 
 
 def test_options_that_a_command_does_not_have_keep_their_default() -> None:

@@ -55,12 +55,17 @@ def obtain(path: Path | None) -> Invite:
     :raises FileUnusable: if there is no such file, also after `WAIT_FOR_FILE_S`.
     """
     if path is None or is_standard_stream(path):
-        if os.isatty(0):
+        is_terminal = os.isatty(0)
+        if is_terminal:
             say("paste the invite here:")
         try:
-            return Invite.decode(read_line(_ByteWise(0)))
+            invite = Invite.decode(read_line(_ByteWise(0)))
         except OSError as error:
             raise FileUnusable(f"cannot read standard input: {error.strerror}") from None
+        if is_terminal:
+            # Else whoever goes on typing sees the echo, and takes it for sent.
+            say("receiving only: for two-way use hand the invite over with --invite FILE")
+        return invite
     _wait_for(path)
     try:
         with path.open("rb") as file:

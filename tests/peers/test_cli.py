@@ -1,5 +1,6 @@
 """The command line: help, mistakes, keys and identities. No relay is needed for any of it."""
 
+import os
 import stat
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from peers.cli_options import Options, duration
 from peers.identity import Identity
 from peers.invite import AuthKind, Invite
 from peers.relay_name import RelayName
-from tests.peers.command import TIMEOUT_S, Result, environment, run
+from tests.peers.command import TIMEOUT_S, Result, environment, run, started
 
 HEX = "ab" * 32
 PACKET = (b"\xc3\x00\x00\x00\x01\x0c" + bytes(range(12)) + b"\x0c" + bytes(range(12))).ljust(1200)
@@ -177,6 +178,23 @@ def test_an_invite_file_that_is_missing(tmp_path: Path, monkeypatch: pytest.Monk
     result = run("accept", "--invite", tmp_path, home=tmp_path)
     assert result.code == 1
     assert "Is a directory" in result.complaint
+
+
+def test_an_invite_pasted_into_a_terminal_leaves_one_direction(tmp_path: Path) -> None:
+    expired = replace(INVITE, expires=1_700_000_000)  # then nothing more is done
+    terminal, end = os.openpty()
+    try:
+        with (
+            os.fdopen(end, "rb") as keyboard,
+            started("accept", home=tmp_path, stdin=keyboard) as accepter,
+        ):
+            os.write(terminal, expired.encode().encode())
+            result = accepter.finish()
+    finally:
+        os.close(terminal)
+    pasting, receiving, _ = result.err.splitlines()
+    assert "paste the invite here" in pasting
+    assert "receiving only: for two-way use hand the invite over with --invite FILE" in receiving
 
 
 class TestPairingKeys:

@@ -24,14 +24,15 @@ def write_private(path: Path, content: bytes, *, overwrite: bool = False) -> Non
     try:
         if not path.parent.is_dir():
             path.parent.mkdir(mode=0o700, parents=True)
-        _write_new(temporary, content)
         try:
+            _write_new(temporary, content)
             if overwrite:
                 temporary.replace(path)
             else:
                 _rename_to_new(temporary, path)
         finally:
-            with contextlib.suppress(FileNotFoundError):
+            # What writing began is removed, too. A second error must not hide the first.
+            with contextlib.suppress(OSError):
                 temporary.unlink()
     except (OSError, ValueError) as error:
         raise FileUnusable(f"cannot write {path}: {_why(error)}") from None

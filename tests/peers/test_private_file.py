@@ -1,0 +1,23 @@
+"""Files with a secret: whole or not at all, and nothing left behind."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from peers.errors import FileUnusable
+from peers.private_file import write_private
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_full_disk_leaves_nothing_behind(
+    overwrite: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(FileUnusable, match="No space left on device"):
+        write_private(tmp_path / "secret", b"content", overwrite=overwrite)
+    assert not list(tmp_path.iterdir())

@@ -1,6 +1,6 @@
 """What a QUIC connection is made from, and what it tells: values only."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from .identity import Identity
@@ -32,7 +32,7 @@ class ExternalPsk:
     """A key for TLS that both ends have from elsewhere (docs/protocol.md §6.2)."""
 
     identity: bytes
-    secret: bytes
+    secret: bytes = field(repr=False)
     """32 bytes, as SHA-256 gives."""
 
 

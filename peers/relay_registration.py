@@ -30,7 +30,7 @@ class Registration:
     derivation: Derivation
     count: int = 0
     """Connection IDs number 1 to `count` are registered."""
-    id: str = ""
+    id: str = field(default="", repr=False)
     """Permits to end the registration."""
     address: str = ""
     """Our own address as the relay sees it."""

@@ -28,9 +28,11 @@ from peers.errors import (
     UsageError,
 )
 from peers.identity import Identity
-from peers.invite import AuthKind
+from peers.invite import AuthKind, Invite
 from peers.pipe import Pipe
 from peers.quic_parts import ExternalPsk, TlsParts
+from peers.relay_registration import Registration
+from relay.wire.connection_id import Derivation
 from tests.lab.virtual_loop import run_virtual
 
 from .pipe_pair import Link
@@ -54,6 +56,19 @@ def p256_identity() -> Identity:
         .sign(key, SHA256())
     )
     return Identity(certificate, key)
+
+
+def test_secrets_are_in_no_representation() -> None:
+    invite = Invite(b"\xc0packet", auth=AuthKind.INVITE_KEY, key=KEY)
+    registration = Registration(KEY, Derivation.BLAKE3, id="5ec2e7" * 5)
+    for each in (PairingKey(KEY), InviteKey(KEY), Pinned(DIALER, [STRANGER.fingerprint])):
+        parts = each.parts(is_dialer=True)
+        secrets = [KEY] if parts.psk is None else [KEY, parts.psk.secret]
+        shown = "".join(map(repr, (each, parts, parts.psk, DIALER, invite, registration)))
+        assert "5ec2e7" not in shown
+        for secret in secrets:
+            assert repr(secret)[2:-1] not in shown
+            assert secret.hex() not in shown
 
 
 async def outcome(pipe: Pipe) -> Peer | PeersError:

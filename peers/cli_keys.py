@@ -20,7 +20,7 @@ def identity_command(options: Options) -> int:
     path = options.identity or default_path()
     if not path.exists():
         try:
-            Identity.generate().save(path)
+            Identity.generate().save(path, make_folder=options.identity is None)
             say(f"made a new identity in {path}")
         except FileUnusable:
             # Another process may have made it in this very moment.

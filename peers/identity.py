@@ -67,9 +67,10 @@ class Identity:
             raise IdentityInvalid(str(error)) from None
         return cls(*_parse(pem, path))
 
-    def save(self, path: Path, *, overwrite: bool = False) -> None:
+    def save(self, path: Path, *, overwrite: bool = False, make_folder: bool = False) -> None:
         """Write both to one PEM file with mode 0600, atomically.
 
+        :param make_folder: make the folders that are missing, with mode 0700.
         :raises FileUnusable: if the file exists and `overwrite` is not set, or cannot be written.
         """
         key = self.private_key.private_bytes(
@@ -78,7 +79,7 @@ class Identity:
             serialization.NoEncryption(),
         )
         pem = key + self.certificate.public_bytes(serialization.Encoding.PEM)
-        write_private(path, pem, overwrite=overwrite)
+        write_private(path, pem, overwrite=overwrite, make_folder=make_folder)
 
     @property
     def fingerprint(self) -> str:

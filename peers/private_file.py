@@ -12,17 +12,24 @@ PRIVATE_MODE = 0o600
 _OTHERS = 0o077
 
 
-def write_private(path: Path, content: bytes, *, overwrite: bool = False) -> None:
+def write_private(
+    path: Path, content: bytes, *, overwrite: bool = False, make_folder: bool = False
+) -> None:
     """Write `content` to `path` with mode 0600, atomically: no reader ever sees a part of it.
 
-    Folders that are missing are made, with mode 0700.
-
+    :param make_folder: make the folders that are missing, with mode 0700.
     :raises FileUnusable: if the file exists and `overwrite` is not set, or cannot be written.
     """
     # One name per attempt, so that two processes at once do not write into the same file.
     temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}")
     try:
         if not path.parent.is_dir():
+            if not make_folder:
+                # A mistyped name must not end up as a folder that nobody looks into.
+                raise FileUnusable(
+                    f"cannot write {path}: there is no folder {path.parent}; make it first, or"
+                    " correct the name"
+                )
             path.parent.mkdir(mode=0o700, parents=True)
         try:
             _write_new(temporary, content)

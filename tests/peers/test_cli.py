@@ -206,7 +206,7 @@ class TestPairingKeys:
         assert run("keygen", home=tmp_path).out != result.out
 
     def test_keygen_writes_a_file_once(self, tmp_path: Path) -> None:
-        path = tmp_path / "folder" / "pair.key"
+        path = tmp_path / "pair.key"
         result = run("keygen", "--output", path, home=tmp_path)
         assert result.code == 0
         assert not result.out
@@ -291,6 +291,15 @@ def test_a_relay_that_is_wrong_in_the_environment_is_wrong_usage(tmp_path: Path)
 )
 def test_durations(text: str, seconds: float) -> None:
     assert duration(text) == seconds
+
+
+@pytest.mark.parametrize("arguments", ["keygen --output", "identity --identity"])
+def test_a_folder_that_is_missing_is_not_made(arguments: str, tmp_path: Path) -> None:
+    result = run(*arguments.split(), "mistyped/file", home=tmp_path)
+    assert result.code == 1
+    assert "there is no folder mistyped; make it first, or correct the name" in result.complaint
+    assert not list(tmp_path.iterdir())
+    assert not result.out
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,10 @@ def write(path: Path, content: bytes) -> Path:
 def test_a_new_one_is_kept_and_read_again(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "identity.pem"
     identity = Identity.generate()
-    identity.save(path)
+    with pytest.raises(FileUnusable, match=r"there is no folder .*new/folder; make it first"):
+        identity.save(path)
+    assert not list(tmp_path.iterdir())
+    identity.save(path, make_folder=True)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     assert [each.name for each in path.parent.iterdir()] == ["identity.pem"]

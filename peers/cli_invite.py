@@ -3,6 +3,7 @@
 import contextlib
 import os
 import time
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -25,9 +26,9 @@ def is_standard_stream(path: Path | None) -> bool:
 async def publish(invite: Invite, path: Path | None) -> None:
     """Write the invite to standard output, or to a file that nobody else can read.
 
-    A file is replaced if it holds an older invite; a device or a pipe is written to.
+    A file is replaced if it holds an invite that has expired; a device or a pipe is written to.
 
-    :raises FileUnusable: if it cannot be written, or holds something else.
+    :raises FileUnusable: if it cannot be written, or holds something else, or a live invite.
     """
     line = invite.encode()
     if path is None or is_standard_stream(path):
@@ -88,21 +89,34 @@ def _write_special(path: Path, line: str) -> None:
 
 def _write_file(path: Path, line: str) -> None:
     try:
-        if path.exists() and not _is_invite(path):
-            raise FileUnusable(f"{path} exists and is not an invite: it is not overwritten")
+        if path.exists():
+            _check_replaceable(path)
     except OSError as error:
         raise FileUnusable(f"cannot read {path}: {error.strerror}") from None
     write_private(path, line.encode(), overwrite=True)
 
 
-def _is_invite(path: Path) -> bool:
-    """Whether a file holds an invite, or nothing yet (as `mktemp` makes it)."""
+def _check_replaceable(path: Path) -> None:
+    """Let go of nothing yet (as `mktemp` makes it), or an invite that nobody waits behind.
+
+    The original's kind does not say when it expires, so it may be replaced.
+
+    :raises FileUnusable: for anything else, and says what to do.
+    """
     with path.open("rb") as file:
         content = file.read(MAX_LINE + 1)
+    if not content:
+        return
     try:
-        return not content or bool(Invite.decode(content))
+        there = Invite.decode(content)
     except InviteInvalid:
-        return False
+        raise FileUnusable(f"{path} exists and is not an invite: it is not overwritten") from None
+    if there.expires is not None and time.time() < there.expires:
+        until = datetime.fromtimestamp(there.expires, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        raise FileUnusable(
+            f"{path} holds another invite that is still valid, until {until}: remove it if nobody"
+            " waits behind it, or choose another file"
+        )
 
 
 def _wait_for(path: Path) -> None:

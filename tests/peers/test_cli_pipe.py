@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import stat
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -99,7 +100,7 @@ def test_both_ways_with_a_file_that_the_accepter_waits_for(at: list[str], tmp_pa
     assert (here.code, there.code) == (0, 0)
 
 
-def test_the_invite_file_is_private_and_replaces_an_older_one_only(
+def test_the_invite_file_is_private_and_replaces_an_expired_one_only(
     at: list[str], tmp_path: Path
 ) -> None:
     path = tmp_path / "invite.json"
@@ -115,9 +116,16 @@ def test_the_invite_file_is_private_and_replaces_an_older_one_only(
             while path.read_text() == before:
                 assert dialer.process.poll() is None
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
-            Invite.decode(path.read_bytes())
+            invite = Invite.decode(path.read_bytes())
+            if number == signal.SIGKILL:
+                result = run("dial", *at, "--invite", path, home=tmp_path)
+                assert result.code == 1
+                assert "still valid, until" in result.err.splitlines()[-1]
+                assert Invite.decode(path.read_bytes()) == invite, "the first one's is kept"
             dialer.process.send_signal(number)
             dialer.process.wait(20)
+        if number == signal.SIGKILL:
+            path.write_text(replace(invite, expires=int(time.time()) - 1).encode())
     assert not path.exists(), "an invite that nobody can answer any more is removed"
 
 

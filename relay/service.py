@@ -4,7 +4,7 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 
 from relay.certificate import CertificateError, ServerCertificate
 from relay.config import Config
@@ -94,15 +94,16 @@ class Relay:
         loop.add_signal_handler(signal.SIGUSR1, report)
         await self._control.start()
         try:
-            await pool.start(
+            start = pool.start(
                 self._control.state,
                 receive=self._control.receive_http3,
                 heard=self._control.seen,
                 failed=lambda error: _resolve(end, error),
             )
-            await self._kernel.attach(heard=self._control.seen)
-            logger.info("certificate %s", self._certificate.fingerprint)
-            _announce(self._listeners)
+            if await _done_before(end, start):
+                await self._kernel.attach(heard=self._control.seen)
+                logger.info("certificate %s", self._certificate.fingerprint)
+                _announce(self._listeners)
             await end
         finally:
             logger.info("ending")
@@ -160,6 +161,20 @@ def _resolve(end: "asyncio.Future[None]", error: Exception | None = None) -> Non
         end.set_result(None)
     else:
         end.set_exception(error)
+
+
+async def _done_before(end: "asyncio.Future[None]", work: Coroutine[object, None, None]) -> bool:
+    """Do `work`, unless `end` is resolved first; whether it was done. Raises what `work` does."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({task, end}, return_when=asyncio.FIRST_COMPLETED)
+        if end.done():
+            return False
+        task.result()
+        return True
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def _certificate(config: Config) -> ServerCertificate:

@@ -1,0 +1,81 @@
+"""The relay's start and end in this process, where a test can put something in a worker's place."""
+
+import asyncio
+import functools
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from relay import service
+from relay.config import Config
+from relay.service import Relay
+from relay.sockets import Listener, ListenRequest, open_listeners
+from relay.supervisor import PoolTimes, WorkerPool, WorkersFailed
+from relay.wire.address import Address
+from tests.relay.http3_client import certificate
+
+NEVER_READY = (sys.executable, "-c", "import time; time.sleep(60)")
+ENDS_AT_ONCE = (sys.executable, "-c", "raise SystemExit(3)")
+
+
+@pytest.fixture
+def listeners() -> Iterator[Sequence[Listener]]:
+    opened = open_listeners([ListenRequest(Address("127.0.0.1", 0))], 1)
+    yield opened
+    for each in opened:
+        each.close()
+
+
+def put_in_place(monkeypatch: pytest.MonkeyPatch, command: Sequence[str]) -> None:
+    monkeypatch.setattr(service, "WorkerPool", functools.partial(WorkerPool, command=command))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_can_be_ended_while_it_starts(
+    monkeypatch: pytest.MonkeyPatch,
+    listeners: Sequence[Listener],
+    capsys: pytest.CaptureFixture[str],
+    number: int,
+) -> None:
+    put_in_place(monkeypatch, NEVER_READY)
+
+    async def main() -> tuple[int, float]:
+        signalled: list[float] = []
+
+        def send_signal() -> None:
+            signalled.append(time.monotonic())
+            os.kill(os.getpid(), number)
+
+        asyncio.get_running_loop().call_later(0.3, send_signal)  # by then it listens to signals
+        code = await Relay(Config(), listeners, certificate()).serve()
+        return code, time.monotonic() - signalled[0]
+
+    code, seconds = asyncio.run(main())
+    assert code == 0
+    assert seconds < 2.0
+    assert capsys.readouterr().out == ""  # it never said that it was ready
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [(NEVER_READY, "did not start in time"), (ENDS_AT_ONCE, "ended before they forwarded")],
+)
+def test_workers_that_do_not_start(
+    monkeypatch: pytest.MonkeyPatch,
+    listeners: Sequence[Listener],
+    command: Sequence[str],
+    expected: str,
+) -> None:
+    put_in_place(monkeypatch, command)
+    times = PoolTimes(start_patience_s=0.3 if command == NEVER_READY else 15.0)
+    monkeypatch.setattr(Relay, "_pool_times", times)
+
+    async def main() -> None:
+        await Relay(Config(), listeners, certificate()).serve()
+
+    with pytest.raises(WorkersFailed, match=expected):
+        asyncio.run(main())

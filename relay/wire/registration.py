@@ -3,7 +3,7 @@
 import base64
 import binascii
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from .connection_id import MAX_COUNTER, Derivation, InvalidKey, check_key
@@ -30,7 +30,7 @@ class MalformedRequest(ValueError):
 class RegisterRequest:
     """Register connection IDs number `first` to `first + num - 1` of `key`."""
 
-    key: bytes
+    key: bytes = field(repr=False)  # a credential: it must not get into a log or a traceback
     num: int
     derivation: Derivation = Derivation.BLAKE2B
     first: int = 1
@@ -75,12 +75,12 @@ class RegisterAnswer:
     """Seconds for which it outlives its HTTP/3 connection and the peer's last packet."""
 
     def encode(self) -> bytes:
-        """The JSON body."""
+        """The JSON body. Whole seconds are an integer there, for readers that want one."""
         fields = {
             "id": self.id,
             "address": self.address,
             "connection_ids": self.connection_ids,
-            "lease": self.lease,
+            "lease": int(self.lease) if float(self.lease).is_integer() else self.lease,
         }
         return json.dumps(fields).encode()
 

@@ -120,9 +120,11 @@ def test_any_body_gives_a_request_or_is_malformed(anything: bytes) -> None:
     assert 1 <= request.first <= MAX_COUNTER - request.num + 1
 
 
-def test_answers_survive_the_way() -> None:
-    answer = RegisterAnswer("f" * 32, "[2001:db8::1]:50000", 10, 180.0)
+@pytest.mark.parametrize(("lease", "written"), [(180.0, "180"), (2.5, "2.5")])
+def test_answers_survive_the_way(lease: float, written: str) -> None:
+    answer = RegisterAnswer("f" * 32, "[2001:db8::1]:50000", 10, lease)
     assert RegisterAnswer.decode(answer.encode()) == answer
+    assert answer.encode().endswith(f'"lease": {written}}}'.encode())
 
 
 @pytest.mark.parametrize(

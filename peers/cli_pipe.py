@@ -22,6 +22,9 @@ from .trust import RelayTrust
 RELAY_VARIABLE = "QUICPIPE_RELAY"
 ORIGINAL_RELAY_VARIABLE = "QHOST"
 
+_FAILED_HERE = "the command failed; it says why where it runs"
+"""What the other side is told: our own messages may name files, and are for our own user."""
+
 
 async def dial_command(options: Options) -> int:
     """Give an invite away, wait for the answer, then connect the standard streams to the pipe."""
@@ -85,8 +88,8 @@ async def _talk(pipe: Pipe, source: Source | None, options: Options, *, is_diale
     except asyncio.CancelledError:
         await pipe.close(CloseCode.FAILED, "interrupted")
         raise
-    except PeersError as error:
-        await pipe.close(CloseCode.FAILED, str(error))
+    except PeersError:
+        await pipe.close(CloseCode.FAILED, _FAILED_HERE)
         raise
     finally:
         if options.verbose:
@@ -97,7 +100,7 @@ async def _talk(pipe: Pipe, source: Source | None, options: Options, *, is_diale
 
 def _report(pipe: Pipe) -> None:
     figures = pipe.statistics()
-    rtt = "unknown" if figures.smoothed_rtt_s is None else f"{figures.smoothed_rtt_s * 1000:.1f} ms"
+    rtt = f"{figures.smoothed_rtt_s * 1000:.1f} ms" if figures.smoothed_rtt_s else "unknown"
     say(
         f"sent {figures.bytes_sent} bytes in {figures.datagrams_sent} datagrams, received"
         f" {figures.bytes_received} in {figures.datagrams_received}; packets lost"

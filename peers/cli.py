@@ -139,6 +139,8 @@ def _parse(arguments: Sequence[str] | None) -> Options:
         options.peers or options.pairing_key_file is not None or options.pairing_key_prompt
     ):
         parser.error("--original authenticates nobody: it does not go with --peer or a pairing key")
+    if options.command in {"dial", "accept"} and options.identity is not None and not options.peers:
+        parser.error("--identity has no effect without --peer FINGERPRINT: give both, or neither")
     return options
 
 

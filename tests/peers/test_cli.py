@@ -66,6 +66,8 @@ def test_version(tmp_path: Path) -> None:
         (["dial", "--relay", "x", "--pairing-key-file", ""], "--pairing-key-file"),
         (["dial", "--relay", "x", "--pairing-key", "--peer", HEX], "not allowed with"),
         (["dial", "--relay", "x", "--original", "--peer", HEX], "--original"),
+        (["dial", "--relay", "x", "--identity", "x.pem"], "no effect without --peer"),
+        (["accept", "--identity", "x.pem"], "no effect without --peer"),
         (["dial", "--relay", "x", "--expires", "soon"], "90s, 10m, 1h"),
         (["dial", "--relay", "x", "--expires", "0"], "90s, 10m, 1h"),
         (["dial", "--relay", "x", "--expires", "-5m"], "--expires"),

@@ -3,8 +3,6 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from types import TracebackType
-from typing import Self
 
 from aioquic.buffer import Buffer  # type: ignore[attr-defined]  # public by its documentation
 from aioquic.quic.packet import pull_quic_header
@@ -13,6 +11,7 @@ from relay.wire.connection_id import CONNECTION_ID_LENGTH
 
 from .auth import Authentication, InviteKey
 from .berth import HANDSHAKE_TIMEOUT_S, Berth
+from .closing import ClosedAtExit
 from .errors import CloseCode, InviteInvalid, InviteUsed, NoAnswer, PipeClosed, UsageError
 from .invite import AuthKind, Invite
 from .network import Network, SystemNetwork
@@ -21,6 +20,7 @@ from .quic import PeerConnection
 from .relay_link import RelayLink
 from .relay_name import RelayName
 from .replay import ReplayCache
+from .stream import check_code
 from .trust import RelayTrust
 
 ANSWER_TIMEOUT_S = 10.0
@@ -66,7 +66,7 @@ async def accept(
         raise
 
 
-class Accepter:
+class Accepter(ClosedAtExit):
     """Answers any number of invites of one relay, over one socket. An async context manager.
 
     It remembers what it has answered: an invite that comes a second time is refused.
@@ -137,27 +137,20 @@ class Accepter:
         self._pipes = {each for each in self._pipes if each.is_open} | {pipe}
         return pipe
 
-    async def close(self) -> None:
-        """Close all pipes, then the connection to the relay."""
+    async def close(self, code: int = CloseCode.DONE, reason: str = "") -> None:
+        """Close all pipes, with this code and reason, then the connection to the relay.
+
+        :raises UsageError: for a code that QUIC has no room for.
+        """
+        check_code(code)
         self._closed.set()
         for task in self._pending:
             task.cancel()
         try:
             await asyncio.gather(*self._pending, return_exceptions=True)
-            await asyncio.gather(*(pipe.close() for pipe in self._pipes))
+            await asyncio.gather(*(pipe.close(code, reason) for pipe in self._pipes))
         finally:
             await self._link.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
 
 
 class _Answer:

@@ -2,11 +2,10 @@
 
 import asyncio
 import time
-from types import TracebackType
-from typing import Self
 
 from .auth import Authentication, InviteKey
 from .berth import HANDSHAKE_TIMEOUT_S, Berth
+from .closing import ClosedAtExit
 from .errors import CloseCode, NoAnswer, PeersError, UsageError
 from .invite import Invite
 from .network import Network, SystemNetwork
@@ -52,7 +51,7 @@ async def dial(
         raise
 
 
-class Dialing:
+class Dialing(ClosedAtExit):
     """An invite that waits for its answer. Made by `dial`; an async context manager.
 
     Closing it closes the pipe, too, and everything that stands behind it.
@@ -123,20 +122,6 @@ class Dialing:
         if self._handshake_timer is not None:
             self._handshake_timer.cancel()
         await self._pipe.close(code, reason)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if error is None:
-            await self.close()
-        else:
-            await self.close(CloseCode.FAILED, "the application failed")
 
     def _look_for_answer(self) -> None:
         """Something came: if it was authentic, the handshake has begun and must come to an end."""

@@ -9,10 +9,9 @@ import dataclasses
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
 from .auth import Authentication, Peer
+from .closing import ClosedAtExit
 from .connection import Connection, Routes
 from .errors import CloseCode, PeersError, PipeClosed
 from .pipe_core import PipeCore
@@ -38,7 +37,7 @@ class PipeStatistics(QuicStatistics):
     """Received on streams and kept until the application reads it."""
 
 
-class Pipe:
+class Pipe(ClosedAtExit):
     """Streams and datagrams to one other peer.
 
     Close it when done, best with `async with`. When it ends, for whatever reason, every call that
@@ -62,20 +61,6 @@ class Pipe:
         self._on_close: Callable[[], Awaitable[None]] | None = None
 
     # For applications
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if error is None:
-            await self.close()
-        else:
-            await self.close(CloseCode.FAILED, "the application failed")
 
     @property
     def peer(self) -> Peer:

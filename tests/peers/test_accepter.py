@@ -1,12 +1,14 @@
 """An accepter that stays, and answers several."""
 
 import asyncio
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
 
 from peers import (
     Accepter,
+    CloseCode,
     InviteUsed,
     NoAnswer,
     Pipe,
@@ -145,6 +147,21 @@ def test_an_accepter_refuses_what_is_for_another_relay() -> None:
             with pytest.raises(UsageError, match="for another relay"):
                 await accepter.accept(other)
             await (await accepter.accept(dialing.invite)).close()
+
+    run(main)
+
+
+def test_the_other_ends_learn_that_the_accepters_application_failed() -> None:
+    async def main(at: Scene) -> None:
+        async with await dial_at(at) as dialing:
+            with suppress(ZeroDivisionError):
+                async with accepter_at(at) as accepter:
+                    await accepter.accept(dialing.invite)
+                    here = await dialing.pipe()
+                    raise ZeroDivisionError
+            ended = await here.wait_closed()
+            assert isinstance(ended, PipeClosed)
+            assert ended.code == CloseCode.FAILED
 
     run(main)
 

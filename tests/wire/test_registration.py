@@ -89,6 +89,14 @@ def test_the_last_counter_may_be_registered() -> None:
     assert RegisterRequest.decode(body(first=MAX_COUNTER, num=1)).first == MAX_COUNTER
 
 
+def test_a_request_does_not_show_its_key() -> None:
+    """Whoever reads it in a log or a traceback could take the registration over."""
+    request = RegisterRequest(b"secret of 16 oct", 3)
+    assert "secret" not in repr(request)
+    assert "num=3" in repr(request)
+    assert request != RegisterRequest(b"SECRET of 16 oct", 3)
+
+
 def test_unknown_fields_are_ignored() -> None:
     assert RegisterRequest.decode(body(colour="blue", id=None)).num == 10
 

@@ -1,7 +1,7 @@
 """The relay's control: registrations, their leases, and the HTTP/3 server, over no socket at all.
 
 `Control` is given datagrams that may be HTTP/3 and a way to send the answers; it tells forwarders
-what changed. The processes and sockets are around it (relay/__main__.py), or a test is.
+what changed. The processes and sockets are around it (relay/service.py), or a test is.
 """
 
 import asyncio

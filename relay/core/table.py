@@ -1,7 +1,8 @@
 """What a forwarder knows, and what it does with a datagram: the reference that all forwarders obey.
 
-docs/protocol.md §4. This is the meaning of forwarding, written to be read. The forwarding loop
-(relay/worker.py) does the same on raw tuples for speed, and a test feeds both the same datagrams.
+docs/protocol.md §4. This is the meaning of forwarding, written to be read. The forwarding loops
+(relay/raw_table.py, relay/batch_table.py) do the same on raw bytes for speed, and tests feed all of
+them the same datagrams.
 """
 
 from dataclasses import dataclass, field

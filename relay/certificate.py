@@ -61,6 +61,11 @@ class ServerCertificate:
         """When it ends (UTC), for whoever warns of it."""
         return self.chain[0].not_valid_after_utc
 
+    @property
+    def is_self_signed(self) -> bool:
+        """Whether no authority stands behind it: peers must be told its fingerprint."""
+        return self.chain[0].issuer == self.chain[0].subject
+
     @classmethod
     def load(cls, certificate: Path, private_key: Path) -> "ServerCertificate":
         """Read a PEM chain and its PEM key; both may be in one file.

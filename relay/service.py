@@ -5,6 +5,7 @@ import logging
 import signal
 import sys
 from collections.abc import Coroutine, Sequence
+from datetime import UTC, datetime
 
 from relay.certificate import CertificateError, ServerCertificate
 from relay.config import Config
@@ -102,7 +103,7 @@ class Relay:
             )
             if await _done_before(end, start):
                 await self._kernel.attach(heard=self._control.seen)
-                logger.info("certificate %s", self._certificate.fingerprint)
+                log_certificate(self._certificate, datetime.now(UTC))
                 _announce(self._listeners)
             await end
         finally:
@@ -186,6 +187,19 @@ def _certificate(config: Config) -> ServerCertificate:
             "or give --certificate and --private-key"
         )
     return ServerCertificate.self_signed(config.state_directory)
+
+
+def log_certificate(certificate: ServerCertificate, now: datetime) -> None:
+    """Say which it is, louder if somebody must act on it: tell peers of it, or renew it."""
+    if certificate.is_self_signed:
+        logger.warning("self-signed certificate %s", certificate.fingerprint)
+    else:
+        logger.info("certificate %s", certificate.fingerprint)
+    if certificate.not_after < now:
+        logger.warning(
+            "the certificate expired on %s, and peers that verify it by name refuse it: renew it",
+            certificate.not_after.date(),
+        )
 
 
 def _announce(listeners: Sequence[Listener]) -> None:

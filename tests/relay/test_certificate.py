@@ -71,6 +71,7 @@ def test_self_signed_contents(tmp_path: Path) -> None:
     assert isinstance(certificate.private_key, ec.EllipticCurvePrivateKey)
     assert isinstance(certificate.private_key.curve, ec.SECP256R1)
     assert certificate.not_after > datetime.now(UTC) + timedelta(days=3600)
+    assert certificate.is_self_signed
     der = leaf.public_bytes(serialization.Encoding.DER)
     assert certificate.fingerprint == "sha256:" + sha256(der).hexdigest()
 

@@ -117,6 +117,16 @@ def test_counters_are_logged_on_request(run: Run) -> None:
     assert len(said.splitlines()) == 1
 
 
+@pytest.mark.parametrize("level", ["warning", "info"])
+def test_the_fingerprint_of_a_self_signed_certificate_is_shown(run: Run, level: str) -> None:
+    """Peers elsewhere need it: it is no detail that a log level hides."""
+    process = run(*LOOPBACK, "--log-level", level)
+    ready(process)
+    said = end(process)[1]
+    assert len(re.findall(r"self-signed certificate sha256:[0-9a-f]{64}\n", said)) == 1
+    assert "expired" not in said
+
+
 def test_the_certificate_is_kept(run: Run) -> None:
     fingerprints = set()
     for _ in range(2):

@@ -7,10 +7,16 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from relay import service
+from relay.certificate import ServerCertificate
 from relay.config import Config
 from relay.service import Relay
 from relay.sockets import Listener, ListenRequest, open_listeners
@@ -28,6 +34,41 @@ def listeners() -> Iterator[Sequence[Listener]]:
     yield opened
     for each in opened:
         each.close()
+
+
+def lines_about(caplog: pytest.LogCaptureFixture, which: ServerCertificate, at: datetime) -> str:
+    caplog.clear()
+    with caplog.at_level("INFO", "relay.service"):
+        service.log_certificate(which, at)
+    return "".join(f"{each.levelname}: {each.getMessage()}\n" for each in caplog.records)
+
+
+def test_a_certificate_is_named_and_its_end_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    own = certificate()
+    named = f"WARNING: self-signed certificate {own.fingerprint}\n"
+    assert lines_about(caplog, own, own.not_after) == named
+    late = lines_about(caplog, own, own.not_after + timedelta(seconds=1))
+    assert late.startswith(f"{named}WARNING: the certificate expired on {own.not_after.date()}, ")
+    assert late.count("\n") == 2
+
+
+def test_a_certificate_of_an_authority_is_named_quietly(caplog: pytest.LogCaptureFixture) -> None:
+    issued = issued_certificate()
+    said = lines_about(caplog, issued, datetime.now(UTC))
+    assert said == f"INFO: certificate {issued.fingerprint}\n"
+
+
+def issued_certificate() -> ServerCertificate:
+    """By an authority that nobody knows."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject, issuer = (
+        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]) for name in ("relay", "issuer")
+    )
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder(
+        issuer, subject, key.public_key(), 1, now - timedelta(1), now + timedelta(1)
+    )
+    return ServerCertificate((builder.sign(key, hashes.SHA256()),), key)
 
 
 def put_in_place(monkeypatch: pytest.MonkeyPatch, command: Sequence[str]) -> None:

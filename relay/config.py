@@ -42,8 +42,8 @@ forwarding in the kernel (Linux, as root; docs/kernel-path.md):
   quicpipe-relay xdp detach         remove it
 
 signals:
-  SIGTERM, SIGINT   tell the clients, and end
-  SIGUSR1           log all counters
+  SIGTERM, SIGINT, SIGHUP   tell the clients, and end
+  SIGUSR1                   log all counters
 """
 
 

@@ -64,7 +64,7 @@ class Relay:
         self._answers_lost = 0
 
     async def serve(self) -> int:
-        """Run until SIGTERM or SIGINT.
+        """Run until SIGTERM, SIGINT, or SIGHUP (the terminal was closed) unless `nohup` said no.
 
         :raises WorkersFailed: there is nobody to forward.
         :raises KernelRequired: the kernel was to forward, and cannot.
@@ -73,6 +73,8 @@ class Relay:
         end: asyncio.Future[None] = loop.create_future()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, _resolve, end)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            loop.add_signal_handler(signal.SIGHUP, _resolve, end)
         self._pool = pool = WorkerPool(self._listeners, self._pool_times)
         addresses = [listener.address for listener in self._listeners]
         self._kernel = KernelService(self._config.kernel, addresses, self._config.lease_s)

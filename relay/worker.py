@@ -211,12 +211,12 @@ def _inherit(descriptor: int) -> socket.socket:
 
 
 def _catch_signals() -> socket.socket:
-    """SIGTERM makes the returned socket readable; Ctrl-C and SIGUSR1 are for the control process.
+    """SIGTERM makes the returned socket readable. A terminal's signals are the control process's.
 
     The kernel ends this process when the control process dies, should the end of the stream go
     unnoticed.
     """
-    for ignored in (signal.SIGINT, signal.SIGUSR1):
+    for ignored in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(ignored, signal.SIG_IGN)
     readable, writable = socket.socketpair()
     readable.setblocking(False)

@@ -72,6 +72,37 @@ def fails(process: subprocess.Popen[bytes]) -> tuple[int, str]:
     return process.returncode, said.decode()
 
 
+def test_a_terminal_that_closes_ends_the_relay_and_its_workers_in_order(run: Run) -> None:
+    process = run(*LOOPBACK, "--workers", "1")
+    ready(process)
+    (worker,) = _worker_children(process.pid)
+    os.kill(worker, signal.SIGHUP)  # a terminal tells all processes of the group
+    code, said = end(process, signal.SIGHUP)
+    assert code == 0
+    assert "ending" in said
+    assert "counters at the end" in said
+    assert "it is replaced" not in said
+
+
+def test_without_a_terminal_by_nohup_it_goes_on(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        ["sh", "-c", f"trap '' HUP; exec '{sys.executable}' -m relay --listen 127.0.0.1:0"],
+        env=environment(STATE_DIRECTORY=str(tmp_path)),
+        cwd=PROJECT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        ready(process)
+        process.send_signal(signal.SIGHUP)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.3)
+        assert end(process)[0] == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_says_where_it_listens_and_ends_when_told(run: Run, number: int) -> None:
     listen = [*LOOPBACK, *(("--listen", "[::1]:0") if HAS_IPV6 else ())]

@@ -10,7 +10,7 @@ from relay.wire.connection_id import KEY_LENGTHS, Derivation
 from .auth import Authentication
 from .connection_ids import ConnectionIdSource
 from .endpoint import Attachment
-from .errors import CloseCode, RelayError
+from .errors import RelayError
 from .pipe import Pipe
 from .quic import PeerConnection
 from .relay_link import RelayLink
@@ -135,8 +135,3 @@ class Berth:
     async def _end_registration(self) -> None:
         if self._link is not None and self._registration is not None:
             await self._link.end(self._registration)
-
-
-async def close_unopened(pipe: Pipe, reason: str) -> None:
-    """Close a pipe that never opened; the other end, if it is there, is told why."""
-    await pipe.close(CloseCode.FAILED, reason)

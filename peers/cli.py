@@ -21,7 +21,6 @@ from .cli_options import (
 )
 from .errors import PeersError, UsageError
 
-OK = 0
 FAILURE = 1
 USAGE = 2
 INTERRUPTED = 128 + signal.SIGINT

@@ -9,9 +9,9 @@ from typing import TypeVar
 from . import keys
 from .errors import PeersError
 from .identity import parse_fingerprint
+from .invite import DEFAULT_LIFETIME_S
 from .relay_name import RelayName
 
-DEFAULT_LIFETIME_S = 3600.0
 _LONGEST_LIFETIME_S = 30 * 86400.0
 _DURATION = re.compile(r"(\d{1,7})([smhd]?)", re.ASCII)
 _UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}

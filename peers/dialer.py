@@ -7,16 +7,13 @@ from .auth import Authentication, InviteKey
 from .berth import HANDSHAKE_TIMEOUT_S, Berth
 from .closing import ClosedAtExit
 from .errors import CloseCode, NoAnswer, PeersError, UsageError
-from .invite import Invite
+from .invite import DEFAULT_LIFETIME_S, Invite
 from .network import Network, SystemNetwork
 from .pipe import Pipe
 from .quic import PeerConnection
 from .relay_link import RelayLink
 from .relay_name import RelayName
 from .trust import RelayTrust
-
-DEFAULT_LIFETIME_S = 3600.0
-"""Seconds for which an invite can be answered."""
 
 
 async def dial(

@@ -26,6 +26,8 @@ MAX_LINE = 16384
 """Bytes of the longest invite, with its newline. A usual one has about 2,000."""
 KEY_LENGTH = 32
 """Bytes of a one-time key."""
+DEFAULT_LIFETIME_S = 3600.0
+"""Seconds for which an invite can be answered, unless the dialer says otherwise."""
 
 # RFC 9000 §14.1: no Initial packet comes in a smaller datagram. 65527: what UDP can carry.
 _PACKET_LENGTHS = range(1200, 65528)

@@ -13,6 +13,7 @@ here its life: waiting, timers, closing. Overridden in all of them:
 - `_write_ack_frame`, `_write_connection_close_frame`: acknowledge batches, and before closing;
 - `_receive_version_negotiation_packet`, `_receive_retry_packet`: a waiting dialer ignores both;
 - `_handle_connection_close_frame`, `_initialize`: to know who closed; to ask for a certificate;
+- `_handle_path_challenge_frame`: to know that the other end sees us at another address;
 - `_loss`: see quic_recovery.py and quic_congestion.py.
 """
 
@@ -104,6 +105,9 @@ class PeerConnection(HandshakeConnection):
         self._datagrams_sent = self._datagrams_received = 0
         self._bytes_sent = self._bytes_received = 0
         self._malformed = 0
+        self.path_challenges = 0
+        """How many PATH_CHALLENGE frames came (RFC 9000 §8.2). A relay sends them when our packets
+        come to it from another address than before: a NAT, or the device itself, has moved us."""
 
     # Beginning
 
@@ -290,6 +294,12 @@ class PeerConnection(HandshakeConnection):
         if self._close_event is None:
             self._ended_by = EndedBy.PEER
         super()._handle_connection_close_frame(context, frame_type, buf)
+
+    def _handle_path_challenge_frame(
+        self, context: QuicReceiveContext, frame_type: int, buf: Buffer
+    ) -> None:
+        self.path_challenges += 1
+        super()._handle_path_challenge_frame(context, frame_type, buf)
 
     def _write_ack_frame(
         self, builder: QuicPacketBuilder, space: QuicPacketSpace, now: float

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from aioquic.quic.congestion.base import QuicCongestionControl
 from aioquic.quic.packet_builder import QuicSentPacket
 
-INITIAL_WINDOW_PACKETS = 10
 MINIMUM_WINDOW_PACKETS = 2
 """RFC 9002 §7.2."""
 MAXIMUM_WINDOW = 16 * 1024 * 1024

@@ -144,11 +144,6 @@ class FlowControlledConnection(QuicConnection):
         stream = self._streams.get(stream_id)
         return stream is None or stream.sender.is_finished
 
-    def is_receiving_finished(self, stream_id: int) -> bool:
-        """Whether all data up to FIN, or a reset, has arrived."""
-        stream = self._streams.get(stream_id)
-        return stream is None or stream.receiver.is_finished
-
     @property
     def datagram_limit(self) -> int:
         """The largest DATAGRAM payload, bytes; 0: none yet, or the other end takes none at all."""

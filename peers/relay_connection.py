@@ -24,8 +24,8 @@ from aioquic.quic.events import (
 from .connection_ids import ConnectionIdSource
 from .endpoint import Endpoint, Way
 from .errors import PeersError, RegistrationFailed, RelayUnreachable, printable
+from .quic import PeerConnection
 from .quic_parts import HTTP3_ALPN, TlsParts, TransportSettings
-from .quic_relay import RelayQuicConnection
 
 IDLE_TIMEOUT_S = 40.0
 """Seconds; more than two keepalives. The liveness of the link finds out much sooner."""
@@ -86,7 +86,7 @@ class RelayConnection:
         loop = asyncio.get_running_loop()
         self._endpoint = endpoint
         self._place = endpoint.place(way)
-        self._quic = RelayQuicConnection(
+        self._quic = PeerConnection(
             parts=TlsParts(alpn=HTTP3_ALPN, server_name=_server_name(host)),
             connection_ids=ConnectionIdSource.towards_http3(),
             settings=_SETTINGS,

@@ -58,6 +58,7 @@ AIOQUIC_BY_PEERS: list[Internal] = [
     (QUIC, "tls"),
     (QuicConnection, "_close_end"),
     (QuicConnection, "_handle_connection_close_frame"),
+    (QuicConnection, "_handle_path_challenge_frame"),
     (QuicConnection, "_idle_timeout"),
     (QuicConnection, "_initialize"),
     (QuicConnection, "_on_max_stream_data_delivery"),

@@ -3,9 +3,11 @@
 import asyncio
 import logging
 import signal
+import stat
 import sys
 from collections.abc import Coroutine, Sequence
 from datetime import UTC, datetime
+from pathlib import Path as FilePath
 
 from relay.certificate import CertificateError, ServerCertificate
 from relay.config import Config
@@ -38,13 +40,13 @@ def run(config: Config) -> int:
     :raises StartFailed: it cannot run, or not any longer.
     """
     try:
+        certificate = _certificate(config)
         listeners = open_listeners(config.listen, config.workers)
-    except ListenError as error:
+    except (CertificateError, ListenError) as error:
         raise StartFailed(str(error)) from None
     try:
-        certificate = _certificate(config)
         return asyncio.run(Relay(config, listeners, certificate).serve())
-    except (CertificateError, KernelRequired, WorkersFailed) as error:
+    except (KernelRequired, WorkersFailed) as error:
         raise StartFailed(str(error)) from None
     finally:
         for listener in listeners:
@@ -182,6 +184,7 @@ async def _done_before(end: "asyncio.Future[None]", work: Coroutine[object, None
 
 def _certificate(config: Config) -> ServerCertificate:
     if config.certificate is not None and config.private_key is not None:
+        _warn_if_open_to_all(config.private_key)
         return ServerCertificate.load(config.certificate, config.private_key)
     if config.state_directory is None:
         raise StartFailed(
@@ -201,6 +204,18 @@ def log_certificate(certificate: ServerCertificate, now: datetime) -> None:
         logger.warning(
             "the certificate expired on %s, and peers that verify it by name refuse it: renew it",
             certificate.not_after.date(),
+        )
+
+
+def _warn_if_open_to_all(private_key: FilePath) -> None:
+    """A group may have it: so some systems hand keys to services."""
+    try:
+        mode = private_key.stat().st_mode
+    except OSError:
+        return  # loading it says so
+    if stat.S_ISREG(mode) and mode & stat.S_IROTH:
+        logger.warning(
+            "every user of this machine can read the private key %s: 'chmod o-r' it", private_key
         )
 
 

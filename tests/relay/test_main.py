@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from relay.certificate import SELF_SIGNED_FILE, ServerCertificate
 from relay.core.outcome import Outcome
 from tests.lab.processes import PROJECT, RelayProcess, environment, is_running, wait_until_gone
 from tests.relay.families import HAS_IPV6, needs_ipv6
@@ -191,6 +192,30 @@ def test_mistakes_are_one_clear_line(
     returned, said = fails(run(*arguments))
     assert returned == code
     assert expected in said.splitlines()[-1]
+
+
+def test_a_certificate_that_is_unusable_is_reported_before_a_port_is_asked_for(run: Run) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.0.1", 0))
+        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+        missing = ("--certificate", "/nonexistent", "--private-key", "/nonexistent")
+        code, said = fails(run("--listen", listen, *missing))
+    assert code == 1
+    (line,) = said.splitlines()
+    assert "/nonexistent: there is no such file" in line
+
+
+@pytest.mark.parametrize(("mode", "warns"), [(0o644, True), (0o640, False), (0o600, False)])
+def test_a_private_key_that_all_can_read_is_warned_of(
+    run: Run, tmp_path: Path, mode: int, warns: bool
+) -> None:
+    ServerCertificate.self_signed(tmp_path)
+    both = tmp_path / SELF_SIGNED_FILE
+    both.chmod(mode)
+    process = run(*LOOPBACK, "--certificate", str(both), "--private-key", str(both))
+    ready(process)
+    said = end(process)[1]
+    assert said.count("every user of this machine can read the private key") == warns
 
 
 def test_no_place_for_a_certificate(tmp_path: Path) -> None:

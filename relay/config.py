@@ -150,13 +150,17 @@ def _parser() -> argparse.ArgumentParser:
 
 def _listen(text: str) -> ListenRequest:
     host, colon, port_text = text.rpartition(":")
-    if not colon or not (port_text.isascii() and port_text.isdecimal()):
+    if not colon or not port_text or port_text.endswith("]"):
         raise argparse.ArgumentTypeError(
             f"'{text}' has no port; expected IP:PORT such as 127.0.0.1:4433 or [::1]:4433"
         )
-    port = int(port_text) if len(port_text) <= 5 else 65_536
+    is_number = port_text.isascii() and port_text.isdecimal() and len(port_text) <= 5
+    port = int(port_text) if is_number else 65_536
     if port > 65_535:
-        raise argparse.ArgumentTypeError(f"'{text}': a port is at most 65535")
+        raise argparse.ArgumentTypeError(
+            f"'{text}': the port is not a number from 0 to 65535; expected IP:PORT such as"
+            " 127.0.0.1:4433 or [::1]:4433"
+        )
     bracketed = host.startswith("[") and host.endswith("]")
     try:
         ip = ipaddress.ip_address(host[1:-1] if bracketed else host)

@@ -216,7 +216,7 @@ def _add_dial(commands: "_Commands[_Parser]") -> None:
         dest="expires_s",
         type=duration,
         metavar="TIME",
-        help="how long to wait for the answer: 90s, 10m, 2h, 1d (default: 1h)",
+        help="how long to wait for the answer: 90s, 10m, 2h, 1d, or plain seconds (default: 1h)",
     )
     _add_relay_options(parser, "the relay; without it $QUICPIPE_RELAY (default port: 4433)")
     _add_authentication_options(parser)

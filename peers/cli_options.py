@@ -66,12 +66,12 @@ def key_file(text: str) -> Path:
 
 
 def duration(text: str) -> float:
-    """A time such as `90s`, `10m`, `1h` or `2d`, in seconds."""
+    """A time such as `90s`, `10m`, `1h`, `2d`, or `90`, in seconds."""
     matched = _DURATION.fullmatch(text.strip())
     seconds = float(matched[1]) * _UNITS_S[matched[2]] if matched else 0.0
     if not 1 <= seconds <= _LONGEST_LIFETIME_S:
         raise argparse.ArgumentTypeError(
-            "expected a time from 1s to 30d, as a number with s, m, h or d behind it: 90s, 10m, 1h"
+            "expected a time from 1s to 30d: 90s, 10m, 1h, 2d, or a plain number of seconds"
         )
     return seconds
 

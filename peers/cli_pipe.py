@@ -135,8 +135,8 @@ def _accepters_authentication(options: Options, invite: Invite) -> Authenticatio
     wanted = _wanted(options)
     if wanted is not None and wanted != invite.auth:
         raise UsageError(
-            f"the invite is for {_IN_WORDS[invite.auth]}, but here {_IN_WORDS[wanted]} is asked"
-            " for, by an option or the environment: both ends must use the same"
+            f"the invite is for {_IN_WORDS[invite.auth]}, but an option or the environment asks"
+            f" for {_IN_WORDS[wanted]} here: both ends must use the same"
         )
     match invite.auth:
         case AuthKind.CERTIFICATE:

@@ -179,6 +179,11 @@ def _object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
+        is_followed = isinstance(error, json.JSONDecodeError) and error.msg == "Extra data"
+        if text.startswith("{") and is_followed:
+            raise InviteInvalid(
+                "something follows the invite on its line or in its file: give the invite alone"
+            ) from None
         if text.startswith("{") and not text.endswith("}"):
             raise InviteInvalid(
                 f"the invite is truncated: it ends after {len(text)} characters; copy it whole"

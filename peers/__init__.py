@@ -5,70 +5,23 @@ other peer, through a relay that cannot read them. Every error is a `PeersError`
 clear line. docs/protocol.md is the contract with relays and with peers in other languages.
 """
 
-from .accepter import Accepter, accept
-from .auth import Authentication, InviteKey, Original, PairingKey, Peer, Pinned
-from .dialer import Dialing, dial
-from .errors import (
-    AuthenticationFailed,
-    CloseCode,
-    DatagramTooLarge,
-    InviteExpired,
-    InviteInvalid,
-    InviteUsed,
-    NoAnswer,
-    PeersError,
-    PipeClosed,
-    PipeLost,
-    RegistrationFailed,
-    RelayError,
-    RelayUnreachable,
-    RelayUntrusted,
-    StreamReset,
-    UsageError,
-)
-from .identity import Identity
-from .invite import AuthKind, Invite
-from .network import Network, SystemNetwork
-from .pipe import Pipe, PipeStatistics
-from .relay_name import RelayName
-from .stream import Stream
-from .trust import RelayTrust
+import importlib
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "Accepter",
-    "AuthKind",
-    "Authentication",
-    "AuthenticationFailed",
-    "CloseCode",
-    "DatagramTooLarge",
-    "Dialing",
-    "Identity",
-    "Invite",
-    "InviteExpired",
-    "InviteInvalid",
-    "InviteKey",
-    "InviteUsed",
-    "Network",
-    "NoAnswer",
-    "Original",
-    "PairingKey",
-    "Peer",
-    "PeersError",
-    "Pinned",
-    "Pipe",
-    "PipeClosed",
-    "PipeLost",
-    "PipeStatistics",
-    "RegistrationFailed",
-    "RelayError",
-    "RelayName",
-    "RelayTrust",
-    "RelayUnreachable",
-    "RelayUntrusted",
-    "Stream",
-    "StreamReset",
-    "SystemNetwork",
-    "UsageError",
-    "accept",
-    "dial",
-]
+if TYPE_CHECKING:
+    from .api import *  # noqa: F403  # its `__all__` is the list
+    from .api import __all__ as __all__
+
+
+def __getattr__(name: str) -> object:
+    """Load the public names when the first of them is asked for.
+
+    Cryptography takes a while to load: the command can end on Ctrl-C meanwhile, in its own way.
+
+    :raises AttributeError: it is none of them.
+    """
+    api = importlib.import_module(".api", __name__)
+    if name == "__all__" or name in api.__all__:
+        value: object = getattr(api, name)
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -34,6 +34,13 @@ def say(message: str) -> None:
         sys.stderr.flush()
 
 
+def say_on_terminal(message: str) -> None:
+    """Tell somebody who sits there and waits; a log or a script does not need it."""
+    with contextlib.suppress(ValueError):
+        if sys.stderr.isatty():
+            say(message)
+
+
 def put(text: str) -> None:
     """Write text to standard output, straight to its descriptor.
 

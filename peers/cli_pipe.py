@@ -8,7 +8,7 @@ from dataclasses import replace
 from .accepter import accept
 from .auth import Authentication, InviteKey, Original, PairingKey, Pinned
 from .cli_invite import is_standard_stream, obtain, publish, withdraw
-from .cli_io import Source, noticing_closed_output, say
+from .cli_io import Source, noticing_closed_output, say, say_on_terminal
 from .cli_keys import has_pairing_key, load_identity, load_pairing_key
 from .cli_options import Options
 from .cli_streams import converse
@@ -83,6 +83,8 @@ def read_invite(options: Options) -> Invite:
 async def _talk(pipe: Pipe, source: Source | None, options: Options, *, is_dialer: bool) -> int:
     if options.verbose:
         say(f"the pipe is open, to {pipe.peer}")
+    else:
+        say_on_terminal("connected")
     try:
         await converse(pipe, source, original=options.original, is_dialer=is_dialer)
     except asyncio.CancelledError:

@@ -229,6 +229,15 @@ def test_in_a_daemon_thread() -> None:
     assert done == ["in_daemon_thread"]
 
 
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_some_messages_are_for_a_terminal_only(
+    is_terminal: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: is_terminal)
+    cli_io.say_on_terminal("connected")
+    assert capsys.readouterr().err == ("quicpipe: connected\n" if is_terminal else "")
+
+
 def test_messages_have_one_line_and_survive_a_closed_stream(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -238,3 +247,4 @@ def test_messages_have_one_line_and_survive_a_closed_stream(
     closed.close()
     monkeypatch.setattr("sys.stderr", closed)
     cli_io.say("into the void")
+    cli_io.say_on_terminal("into the void")

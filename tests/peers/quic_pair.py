@@ -162,3 +162,36 @@ def opened(**arguments: object) -> Pair:
         assert any(isinstance(event, HandshakeCompleted) for event in events)
         events.clear()
     return pair
+
+
+def losing_first(count: int, *, to_server: bool) -> Loss:
+    """Lose so many datagrams of one direction, and no others."""
+    left = count
+
+    def lost(direction: bool, datagram: bytes) -> bool:
+        nonlocal left
+        if direction is not to_server or left == 0:
+            return False
+        left -= 1
+        return True
+
+    return lost
+
+
+class Outage:
+    """A way that can be cut."""
+
+    def __init__(self) -> None:
+        self.is_cut = False
+
+    def __call__(self, to_server: bool, datagram: bytes) -> bool:
+        return self.is_cut
+
+
+def transferring(size: int, outage: Outage) -> tuple[Pair, int]:
+    """A transfer of so many bytes that is a quarter done; its stream."""
+    pair = opened(loss=outage)
+    stream = pair.client.open_stream(unidirectional=True)
+    pair.client.send_stream_data(stream, bytes(size), end_stream=True)
+    assert pair.run(lambda: pair.received[False] > size // 4)
+    return pair, stream

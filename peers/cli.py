@@ -23,7 +23,6 @@ from .errors import PeersError, UsageError
 
 FAILURE = 1
 USAGE = 2
-INTERRUPTED = 128 + signal.SIGINT
 
 _DESCRIPTION = "One end-to-end encrypted QUIC connection between two devices, through a relay."
 _EXAMPLES = """\
@@ -108,7 +107,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
+    """Run the command; returns the exit code.
+
+    :raises KeyboardInterrupt: on Ctrl-C.
+    """
     occupy_standard_descriptors()
     options = _parse(arguments)
     _set_up_logging(verbose=options.verbose)
@@ -120,8 +122,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PeersError as error:
         say(str(error))
         return FAILURE
-    except KeyboardInterrupt:
-        return INTERRUPTED
 
 
 def _parse(arguments: Sequence[str] | None) -> Options:

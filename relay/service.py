@@ -197,7 +197,7 @@ def _certificate(config: Config) -> ServerCertificate:
 def log_certificate(certificate: ServerCertificate, now: datetime) -> None:
     """Say which it is, louder if somebody must act on it: tell peers of it, or renew it."""
     if certificate.is_self_signed:
-        logger.warning("self-signed certificate %s", certificate.fingerprint)
+        logger.warning("certificate %s (self-signed)", certificate.fingerprint)
     else:
         logger.info("certificate %s", certificate.fingerprint)
     if certificate.not_after < now:

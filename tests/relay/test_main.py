@@ -155,7 +155,7 @@ def test_the_fingerprint_of_a_self_signed_certificate_is_shown(run: Run, level: 
     process = run(*LOOPBACK, "--log-level", level)
     ready(process)
     said = end(process)[1]
-    assert len(re.findall(r"self-signed certificate sha256:[0-9a-f]{64}\n", said)) == 1
+    assert len(re.findall(r"certificate sha256:[0-9a-f]{64} \(self-signed\)\n", said)) == 1
     assert "expired" not in said
 
 

@@ -45,7 +45,7 @@ def lines_about(caplog: pytest.LogCaptureFixture, which: ServerCertificate, at: 
 
 def test_a_certificate_is_named_and_its_end_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     own = certificate()
-    named = f"WARNING: self-signed certificate {own.fingerprint}\n"
+    named = f"WARNING: certificate {own.fingerprint} (self-signed)\n"
     assert lines_about(caplog, own, own.not_after) == named
     late = lines_about(caplog, own, own.not_after + timedelta(seconds=1))
     assert late.startswith(f"{named}WARNING: the certificate expired on {own.not_after.date()}, ")

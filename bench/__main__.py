@@ -12,7 +12,7 @@ from pathlib import Path as FilePath
 from bench.forwarders import TITLES, missing
 from bench.isolation import NotIsolated, enter_network, pick_cores, set_segmentation
 from bench.machine import describe
-from bench.measure import Plan, Result, Scenario, run
+from bench.measure import Budget, Plan, Result, Scenario, run
 from bench.plot import bars, lines
 from bench.report import Measured, ratios, regressions, to_json, to_markdown
 from bench.scenarios import Part, curve, parts
@@ -38,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     notes = _prepare(load_core)
     seconds = 0.5 if options.quick else 0.8
     repeats = 3 if options.quick else 5
-    plan = Plan(repeats, seconds, forwarder_core, load_core, notes.append)
+    budget = Budget(30.0 if options.quick else 180.0)
+    plan = Plan(repeats, seconds, forwarder_core, load_core, notes.append, budget)
     start = time.monotonic()
     measured = _measure(plan, options.quick, notes)
     for note in notes:

@@ -3,9 +3,12 @@
 import os
 import platform
 import sys
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 
+_CALM_S = 0.3
 _TICK = os.sysconf("SC_CLK_TCK")
 _FIELDS = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
 _MAX_OTHERS = 0.04
@@ -46,6 +49,17 @@ class Usage:
 def is_disturbed(others: float) -> bool:
     """Whether a measurement in which others had this share of a core is worth nothing."""
     return others > _MAX_OTHERS
+
+
+def wait_for_calm(cores: Sequence[int], patience_s: float) -> None:
+    """Wait until others leave these cores alone, or patience ends. We are to be idle meanwhile."""
+    deadline = time.monotonic() + patience_s
+    while time.monotonic() < deadline:
+        before = _core_times()
+        time.sleep(_CALM_S)
+        after = _core_times()
+        if max(after[core] - before[core] for core in cores) <= _MAX_OTHERS * _CALM_S:
+            return
 
 
 def cpu_seconds(pid: int) -> float:

@@ -21,7 +21,7 @@ from bench.load import (
     quantiles,
     settle,
 )
-from bench.machine import Usage, cpu_seconds, is_disturbed
+from bench.machine import Usage, cpu_seconds, is_disturbed, wait_for_calm
 from bench.turn import channel_header
 
 WINDOW = 16 * BATCH
@@ -31,8 +31,8 @@ MIXED_BURST = 16
 """Packets in one call of the load, cut up again before they leave it."""
 TRIES = 4
 """How often a disturbed measurement is redone."""
-PAUSE_S = 0.3
-"""Before a disturbed measurement is redone."""
+PATIENCE_S = 5.0
+"""How long to wait for calm before a disturbed measurement is redone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +105,14 @@ class Plan:
     forwarder_core: int
     load_core: int
     say: Callable[[str], None]
+    budget: "Budget"
+
+
+@dataclass(slots=True)
+class Budget:
+    """Seconds that a whole run may spend on measurements that were disturbed."""
+
+    left_s: float
 
 
 def run(scenario: Scenario, plan: Plan) -> list[Result]:
@@ -130,18 +138,18 @@ def run(scenario: Scenario, plan: Plan) -> list[Result]:
 
 
 def _sample(flows: "_Flows", plan: Plan, result: Result) -> None:
-    best: Sample | None = None
-    for attempt in range(TRIES):
-        if attempt:
-            result.redone += 1
-            time.sleep(PAUSE_S)
-        sample = flows.measure(plan)
-        if best is None or sample.others < best.others:
-            best = sample
-        if not is_disturbed(best.others):
+    best = flows.measure(plan)
+    for _ in range(TRIES - 1):
+        if not is_disturbed(best.others) or plan.budget.left_s <= 0:
             break
-    if best is not None:
-        result.samples.append(best)
+        start = time.monotonic()
+        result.redone += 1
+        wait_for_calm([plan.forwarder_core, plan.load_core], PATIENCE_S)
+        sample = flows.measure(plan)
+        if sample.others < best.others:
+            best = sample
+        plan.budget.left_s -= time.monotonic() - start
+    result.samples.append(best)
 
 
 class _Flows:

@@ -54,7 +54,7 @@ def test_the_datagrams_of_a_gso_message_are_counted(gro: bool) -> None:
         sender = Sender(between.a, forwarder.to_b, Burst(100, 16), between.ids_b)
         counts = closed_loop([(sender, Receiver(between.b, gro=gro))], 256, 0.1, 0.0)
         assert counts.sent % 16 == 0
-        assert counts.sent - 300 <= counts.received <= counts.sent
+        assert counts.sent - 512 <= counts.received <= counts.sent
 
 
 def test_the_load_stays_on_this_machine_and_ends() -> None:

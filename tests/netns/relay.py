@@ -82,8 +82,13 @@ class KernelRelay:
 
 
 def ours(counts: dict[str, int]) -> dict[str, int]:
-    """Without what was not for the relay (ARP, neighbour discovery)."""
-    return {name: n for name, n in counts.items() if name != KernelOutcome.NOT_OURS.label}
+    """Without what the hosts' kernels say among themselves, at moments of their own.
+
+    That is ARP and neighbour discovery, and reports of multicast groups: IGMP has an IP option, MLD an
+    extension header.
+    """
+    chatter = {KernelOutcome.NOT_OURS.label, KernelOutcome.IP_OPTIONS.label}
+    return {name: n for name, n in counts.items() if name not in chatter}
 
 
 def sent_from(peer: socket.socket) -> tuple[bytes, Address]:

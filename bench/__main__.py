@@ -16,7 +16,7 @@ from bench.measure import Budget, Plan, Result, Scenario, run
 from bench.plot import bars, lines
 from bench.report import Measured, ratios, regressions, to_json, to_markdown
 from bench.scenarios import Part, curve, parts
-from relay.batch_calls import BatchUnavailable, load_calls
+from relay.forwarding.batch_calls import BatchUnavailable, load_calls
 
 RESULTS = FilePath("build/bench")
 

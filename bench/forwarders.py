@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path as FilePath
 
 from bench.turn import TurnFailed, allocate
-from relay.batch_table import encode_name
-from relay.channel import FrameReader, Sync, Synced, encode_command
 from relay.core.path import Path
 from relay.core.table import Change, ConnectionIdsAdded, OwnerMoved
-from relay.sockets import RECEIVE_BUFFER, SEND_BUFFER, ListenRequest, open_listeners
+from relay.forwarding.batch_table import encode_name
+from relay.forwarding.channel import FrameReader, Sync, Synced, encode_command
+from relay.forwarding.sockets import RECEIVE_BUFFER, SEND_BUFFER, ListenRequest, open_listeners
 from relay.wire.address import Address
 from relay.wire.connection_id import CONNECTION_ID_LENGTH
 

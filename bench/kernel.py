@@ -22,9 +22,9 @@ from bpf.pins import Pins
 from bpf.syscall import run_on_frame
 from relay.core.path import Path as PeerPath
 from relay.core.table import ConnectionIdsAdded, OwnerMoved
-from relay.kernel import Rate
-from relay.kernel_config import KernelConfig
-from relay.kernel_path import KernelPath
+from relay.kernel.config import KernelConfig
+from relay.kernel.forwarder import Rate
+from relay.kernel.path import KernelPath
 from relay.wire.address import Address
 from tests.bpf.frames import OWN_MAC, Frame
 from tests.bpf.lab import KernelUnderTest, private_bpffs

@@ -16,8 +16,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from relay.batch_buffers import Bytes, ReceiveBuffers, SendMessages, address_of, addresses_of_rows
-from relay.batch_calls import (
+from relay.forwarding.batch_buffers import (
+    Bytes,
+    ReceiveBuffers,
+    SendMessages,
+    address_of,
+    addresses_of_rows,
+)
+from relay.forwarding.batch_calls import (
     CONTROL,
     CONTROL_LENGTH,
     NAME,
@@ -27,7 +33,7 @@ from relay.batch_calls import (
     load_calls,
     set_gro,
 )
-from relay.batch_table import encode_control, encode_name
+from relay.forwarding.batch_table import encode_control, encode_name
 from relay.wire.address import Address
 
 BATCH = 64

@@ -26,8 +26,8 @@ from bench.isolation import NotIsolated, enter_network
 from bench.machine import describe
 from relay.core.path import Path
 from relay.core.registry import Registry, RegistryLimits
-from relay.sockets import ListenRequest, open_listeners
-from relay.supervisor import WorkerPool, WorkersFailed, default_workers
+from relay.forwarding.sockets import ListenRequest, open_listeners
+from relay.forwarding.supervisor import WorkerPool, WorkersFailed, default_workers
 from relay.wire.address import Address
 from relay.wire.connection_id import Derivation, Towards, derive
 from relay.wire.registration import RegisterRequest

@@ -2,8 +2,8 @@
 
 import sys
 
-from relay.loops import make_loop, make_plain_loop
-from relay.worker import run_worker
+from relay.forwarding.loops import make_loop, make_plain_loop
+from relay.forwarding.worker import run_worker
 
 if __name__ == "__main__":
     loops = {"batch": make_loop, "plain": make_plain_loop}

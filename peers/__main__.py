@@ -10,7 +10,7 @@ def main() -> int:
     """Run the command; returns the exit code."""
     try:
         # Not at the top: loading takes a while, and Ctrl-C must not show a traceback meanwhile.
-        from .cli import main as command
+        from .cli.main import main as command
 
         return command()
     except KeyboardInterrupt:

@@ -14,10 +14,10 @@ from .berth import HANDSHAKE_TIMEOUT_S, Berth
 from .closing import ClosedAtExit
 from .errors import CloseCode, InviteInvalid, InviteUsed, NoAnswer, PipeClosed, UsageError
 from .invite import AuthKind, Invite
+from .link.link import RelayLink
 from .network import Network, SystemNetwork
 from .pipe import Pipe
-from .quic import PeerConnection
-from .relay_link import RelayLink
+from .quic.connection import PeerConnection
 from .relay_name import RelayName
 from .replay import ReplayCache
 from .stream import check_code

@@ -16,8 +16,8 @@ from . import keys
 from .errors import AuthenticationFailed, CloseCode, PeersError, PipeClosed, UsageError, printable
 from .identity import Identity, fingerprint_of, parse_fingerprint
 from .invite import KEY_LENGTH, AuthKind
-from .quic import PeerConnection
-from .quic_parts import (
+from .quic.connection import PeerConnection
+from .quic.parts import (
     CRYPTO_ERROR,
     ORIGINAL_ALPN,
     PIPE_ALPN,

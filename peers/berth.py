@@ -11,10 +11,10 @@ from .auth import Authentication
 from .connection_ids import ConnectionIdSource
 from .endpoint import Attachment
 from .errors import RelayError
+from .link.link import RelayLink
+from .link.registration import Registration
 from .pipe import Pipe
-from .quic import PeerConnection
-from .relay_link import RelayLink
-from .relay_registration import Registration
+from .quic.connection import PeerConnection
 
 CONNECTION_IDS = 16
 """How many are registered at a time; a pipe issues eight to begin with."""

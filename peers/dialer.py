@@ -8,10 +8,10 @@ from .berth import HANDSHAKE_TIMEOUT_S, Berth
 from .closing import ClosedAtExit
 from .errors import CloseCode, NoAnswer, PeersError, UsageError
 from .invite import DEFAULT_LIFETIME_S, Invite
+from .link.link import RelayLink
 from .network import Network, SystemNetwork
 from .pipe import Pipe
-from .quic import PeerConnection
-from .relay_link import RelayLink
+from .quic.connection import PeerConnection
 from .relay_name import RelayName
 from .trust import RelayTrust
 

@@ -15,8 +15,8 @@ from .closing import ClosedAtExit
 from .connection import Connection, Routes
 from .errors import CloseCode, PeersError, PipeClosed
 from .pipe_core import PipeCore
-from .quic import PeerConnection
-from .quic_parts import QuicStatistics
+from .quic.connection import PeerConnection
+from .quic.parts import QuicStatistics
 from .stream import Stream, check_code
 
 CLOSE_PATIENCE_S = 5.0

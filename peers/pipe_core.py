@@ -16,8 +16,8 @@ from .errors import (
     PipeLost,
     printable,
 )
-from .quic import PeerConnection
-from .quic_parts import End, EndedBy
+from .quic.connection import PeerConnection
+from .quic.parts import End, EndedBy
 from .stream import Stream
 from .waiters import Waiters
 

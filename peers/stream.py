@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Protocol
 
 from .errors import CloseCode, PeersError, StreamReset, UsageError
-from .quic import PeerConnection
+from .quic.connection import PeerConnection
 from .waiters import Waiters
 
 HIGH_WATERMARK = 1024 * 1024

@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _fill_standard_descriptors()
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["xdp"]:
-        from relay.kernel_command import run_xdp  # late: few need it
+        from relay.kernel.command import run_xdp
 
         return run_xdp(arguments[1:])
     config = parse_config(arguments, os.environ)

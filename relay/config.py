@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from relay.core.registry import RegistryLimits
-from relay.kernel_config import KernelConfig, KernelConfigError, kernel_config
+from relay.forwarding.sockets import ListenRequest
+from relay.forwarding.supervisor import default_workers
+from relay.kernel.config import KernelConfig, KernelConfigError, kernel_config
 from relay.logs import LEVELS, LogFormat
-from relay.sockets import ListenRequest
-from relay.supervisor import default_workers
 from relay.wire.address import Address
 
 DEFAULT_PORT = 4433

@@ -17,8 +17,8 @@ from relay.core.limits import RateLimits
 from relay.core.path import Path
 from relay.core.registry import HolderId, Record, Registry, RegistryLimits
 from relay.core.table import Change
-from relay.feed import StateSource
-from relay.http3 import Http3Counters, Http3Limits, Http3Server
+from relay.forwarding.feed import StateSource
+from relay.http3.server import Http3Counters, Http3Limits, Http3Server
 from relay.wire.address import Address
 from relay.wire.registration import RegisterAnswer, RegisterRequest
 

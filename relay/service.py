@@ -15,10 +15,10 @@ from relay.control import Control
 from relay.core.outcome import Outcome
 from relay.core.path import Path
 from relay.core.registry import RegistryLimits
-from relay.kernel_service import KernelRequired, KernelService
+from relay.forwarding.sockets import Listener, ListenError, open_listeners
+from relay.forwarding.supervisor import PoolTimes, WorkerPool, WorkersFailed
+from relay.kernel.service import KernelRequired, KernelService
 from relay.logs import ALWAYS, discard
-from relay.sockets import Listener, ListenError, open_listeners
-from relay.supervisor import PoolTimes, WorkerPool, WorkersFailed
 
 logger = logging.getLogger(__name__)
 counters_logger = logging.getLogger(ALWAYS)

@@ -20,7 +20,7 @@ STREAM = stream.QuicStream(stream_id=0)
 
 Internal = tuple[object, str]
 
-# peers/quic.py and peers/quic_*.py
+# peers/quic
 AIOQUIC_BY_PEERS: list[Internal] = [
     (connection, "END_STATES"),
     (connection, "Limit"),

@@ -1,8 +1,8 @@
 """What a forwarder knows, and what it does with a datagram: the reference that all forwarders obey.
 
 docs/protocol.md §4. This is the meaning of forwarding, written to be read. The forwarding loops
-(relay/raw_table.py, relay/batch_table.py) do the same on raw bytes for speed, and tests feed all of
-them the same datagrams.
+(raw_table.py and batch_table.py in relay/forwarding) do the same on raw bytes for speed, and tests
+feed all of them the same datagrams.
 """
 
 from dataclasses import dataclass, field

@@ -15,7 +15,7 @@ from bench.measure import Result, Sample, Scenario
 from bench.plot import bars, lines
 from bench.report import Measured, Ratio, ratios, regressions, to_json, to_markdown
 from bench.scenarios import Part, curve, parts
-from relay.batch_calls import BatchUnavailable, load_calls
+from relay.forwarding.batch_calls import BatchUnavailable, load_calls
 
 try:
     load_calls()

@@ -14,7 +14,7 @@ from relay.core.table import (
     OwnerMoved,
     OwnerRemoved,
 )
-from relay.kernel import KernelForwarder, Rate
+from relay.kernel.forwarder import KernelForwarder, Rate
 from relay.wire.address import Address
 
 from .frames import OTHER_MAC, OWN_MAC, Frame

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bpf import layout
 from bpf.pins import PinSizes, shapes
-from relay.kernel_config import NAMES, PREFIX
+from relay.kernel.config import NAMES, PREFIX
 
 TEXT = (Path(__file__).parents[2] / "docs" / "kernel-path.md").read_text()
 

@@ -10,8 +10,8 @@ from bpf.layout import KernelOutcome as K
 from relay.core.path import Path as PeerPath
 from relay.core.registry import Record
 from relay.core.table import Change, ConnectionIdsAdded, OwnerMoved, OwnerRemoved
-from relay.kernel import KernelForwarder, Rate
-from relay.kernel_restore import read_records
+from relay.kernel.forwarder import KernelForwarder, Rate
+from relay.kernel.restore import read_records
 from relay.wire.address import Address
 
 from .lab import KernelUnderTest

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bpf.layout import KernelOutcome as K
-from relay.kernel import Rate
+from relay.kernel.forwarder import Rate
 from relay.wire.address import Address
 
 from . import agreement

@@ -8,11 +8,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from relay.channel import ConnectionIdsRemoved, FrameReader, Sync
 from relay.core.path import Path
 from relay.core.registry import Registry, RegistryFull, RegistryLimits
 from relay.core.table import ConnectionIdsAdded, ForwardingTable, OwnerMoved, OwnerRemoved
-from relay.feed import Feed, encode_changes
+from relay.forwarding.channel import ConnectionIdsRemoved, FrameReader, Sync
+from relay.forwarding.feed import Feed, encode_changes
 from relay.wire.address import Address
 from relay.wire.connection_id import Derivation
 from relay.wire.registration import RegisterRequest

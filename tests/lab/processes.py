@@ -126,7 +126,9 @@ class RelayProcess:
         if self._process is None:
             return []
         return [
-            child for child in _children(self._process.pid) if "relay.worker" in _command(child)
+            child
+            for child in _children(self._process.pid)
+            if "relay.forwarding.worker" in _command(child)
         ]
 
     def kill_worker(self) -> int:

@@ -9,8 +9,8 @@ from pathlib import Path
 from bpf.layout import KernelOutcome, Way
 from relay.core.path import Path as PeerPath
 from relay.core.table import ConnectionIdsAdded, OwnerMoved
-from relay.kernel_config import KernelConfig
-from relay.kernel_path import KernelPath
+from relay.kernel.config import KernelConfig
+from relay.kernel.path import KernelPath
 from relay.wire.address import Address
 from tests.bpf.scene import Leases
 
@@ -84,8 +84,8 @@ class KernelRelay:
 def ours(counts: dict[str, int]) -> dict[str, int]:
     """Without what the hosts' kernels say among themselves, at moments of their own.
 
-    That is ARP and neighbour discovery, and reports of multicast groups: IGMP has an IP option, MLD an
-    extension header.
+    That is ARP and neighbour discovery, and reports of multicast groups: IGMP has an IP option, MLD
+    an extension header.
     """
     chatter = {KernelOutcome.NOT_OURS.label, KernelOutcome.IP_OPTIONS.label}
     return {name: n for name, n in counts.items() if name not in chatter}

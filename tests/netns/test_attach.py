@@ -17,8 +17,8 @@ from bpf.netlink import Mode
 from bpf.pins import Pins
 from relay.core.path import Path as PeerPath
 from relay.core.table import ConnectionIdsAdded, OwnerMoved
-from relay.kernel_config import KernelConfig
-from relay.kernel_path import KernelPath
+from relay.kernel.config import KernelConfig
+from relay.kernel.path import KernelPath
 from relay.wire.address import Address
 from tests.bpf.scene import Leases
 

@@ -14,7 +14,7 @@ import pytest
 from bpf.pins import KernelMaps, Pins
 from relay.core.path import Path as PeerPath
 from relay.core.table import ConnectionIdsAdded, OwnerMoved
-from relay.kernel_path import read_outcomes
+from relay.kernel.path import read_outcomes
 from relay.wire.address import Address
 
 from .conftest import MakeRelay

@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager
 
 from peers.auth import Authentication, InviteKey
 from peers.pipe import Pipe
-from peers.quic import PeerConnection
-from peers.quic_parts import TransportSettings
+from peers.quic.connection import PeerConnection
+from peers.quic.parts import TransportSettings
 
 from .quic_pair import Loss, RouteTable, connection_ids, no_loss
 

@@ -9,8 +9,8 @@ from itertools import count
 from aioquic.quic.events import HandshakeCompleted, QuicEvent, StreamDataReceived, StreamReset
 
 from peers.connection_ids import ConnectionIdSource
-from peers.quic import PeerConnection
-from peers.quic_parts import PIPE_ALPN, ExternalPsk, TlsParts, TransportSettings
+from peers.quic.connection import PeerConnection
+from peers.quic.parts import PIPE_ALPN, ExternalPsk, TlsParts, TransportSettings
 from relay.wire.connection_id import Derivation
 
 PSK = ExternalPsk(b"identity", b"s" * 32)

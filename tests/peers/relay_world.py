@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from peers.identity import Identity
-from peers.relay_link import RelayLink
+from peers.link.link import RelayLink
 from peers.relay_name import RelayName
 from peers.trust import RelayTrust
 from tests.lab.virtual_loop import run_virtual

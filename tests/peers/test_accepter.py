@@ -19,7 +19,7 @@ from peers import (
 )
 from peers.accepter import _Answer
 from peers.berth import Berth
-from peers.relay_link import RelayLink
+from peers.link.link import RelayLink
 from tests.lab.scene import Scene
 from tests.peers.dial_scene import RELAY, accepter_at, dial_at, open_sockets, run, say, trust
 

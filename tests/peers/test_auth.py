@@ -29,9 +29,9 @@ from peers.errors import (
 )
 from peers.identity import Identity
 from peers.invite import AuthKind, Invite
+from peers.link.registration import Registration
 from peers.pipe import Pipe
-from peers.quic_parts import ExternalPsk, TlsParts
-from peers.relay_registration import Registration
+from peers.quic.parts import ExternalPsk, TlsParts
 from relay.wire.connection_id import Derivation
 from tests.lab.virtual_loop import run_virtual
 

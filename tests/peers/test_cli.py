@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from peers import keys
-from peers.cli_options import Options, duration
+from peers.cli.options import Options, duration
 from peers.identity import Identity
 from peers.invite import AuthKind, Invite
 from peers.relay_name import RelayName
@@ -172,7 +172,7 @@ def test_the_environments_key_does_not_stand_in_the_way_of_the_originals_kind(
 
 
 def test_an_invite_file_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from peers import cli_invite
+    from peers.cli import invite as cli_invite
     from peers.errors import FileUnusable
 
     monkeypatch.setattr(cli_invite, "WAIT_FOR_FILE_S", 0.2)
@@ -343,7 +343,7 @@ def run_with_closed_output(arguments: str, home: Path, stdin: bytes = b"") -> Re
 
 
 def test_options_that_a_command_does_not_have_keep_their_default() -> None:
-    from peers.cli import build_parser
+    from peers.cli.main import build_parser
 
     options = build_parser().parse_args(["keygen"], namespace=Options())
     assert options.expires_s == 3600

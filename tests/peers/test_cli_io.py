@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from peers import cli_io
-from peers.cli_io import (
+from peers.cli import io as cli_io
+from peers.cli.io import (
     CHUNK,
     READ_AHEAD,
     WRITE_BEHIND,

@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from peers import cli_streams
-from peers.cli_streams import converse
+from peers.cli import streams as cli_streams
+from peers.cli.streams import converse
 from peers.errors import CloseCode, PipeClosed
 from peers.pipe import Pipe
 from tests.lab.virtual_loop import run_virtual

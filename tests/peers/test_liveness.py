@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from peers.liveness import Action, AttemptSchedule, Liveness, LivenessLimits
+from peers.link.liveness import Action, AttemptSchedule, Liveness, LivenessLimits
 
 PING, RECONNECT = Action.PING, Action.RECONNECT
 

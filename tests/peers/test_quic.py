@@ -6,7 +6,7 @@ import pytest
 from aioquic.quic.connection import QuicConnectionState
 from aioquic.tls import Epoch
 
-from peers.quic_parts import EndedBy, TransportSettings
+from peers.quic.parts import EndedBy, TransportSettings
 
 from .quic_pair import (
     Outage,

@@ -6,8 +6,8 @@ from aioquic.quic.packet import QuicPacketType
 from aioquic.quic.packet_builder import QuicSentPacket
 from aioquic.tls import Epoch
 
-from peers.quic_congestion import MAXIMUM_WINDOW, PipeCongestionControl
-from peers.quic_recovery import PipePacer
+from peers.quic.congestion import MAXIMUM_WINDOW, PipeCongestionControl
+from peers.quic.recovery import PipePacer
 
 PACKET = 1200
 RTT_S = 0.05

@@ -8,8 +8,8 @@ from aioquic.quic.packet import pull_quic_header
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peers.quic import PEER, PeerConnection
-from peers.quic_parts import PIPE_ALPN, TlsParts
+from peers.quic.connection import PEER, PeerConnection
+from peers.quic.parts import PIPE_ALPN, TlsParts
 
 from .quic_pair import PSK_PARTS, connection_ids
 

@@ -7,8 +7,8 @@ from aioquic.quic.events import (
 )
 
 from peers.errors import DatagramTooLarge
-from peers.quic import PeerConnection
-from peers.quic_parts import TransportSettings
+from peers.quic.connection import PeerConnection
+from peers.quic.parts import TransportSettings
 from relay.wire.connection_id import Derivation, Towards, derive
 
 from .quic_pair import (

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peers.identity import Identity
-from peers.quic import PEER, PeerConnection
-from peers.quic_parts import PIPE_ALPN, EndedBy, TlsParts
+from peers.quic.connection import PEER, PeerConnection
+from peers.quic.parts import PIPE_ALPN, EndedBy, TlsParts
 
 from .quic_pair import (
     PSK_PARTS,

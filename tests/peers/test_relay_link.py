@@ -7,8 +7,8 @@ import pytest
 
 from peers.errors import RegistrationFailed, RelayUnreachable, RelayUntrusted
 from peers.identity import Identity
-from peers.relay_connection import MAX_RESPONSE
-from peers.relay_search import CONNECT_TIMEOUT_S
+from peers.link.connection import MAX_RESPONSE
+from peers.link.search import CONNECT_TIMEOUT_S
 from peers.trust import RelayTrust
 from relay.wire.address import Address
 from relay.wire.connection_id import Derivation

@@ -8,8 +8,8 @@ import pytest
 
 from peers.errors import RegistrationFailed
 from peers.identity import Identity
-from peers.relay_connection import RelayConnection, Response
-from peers.relay_search import Settle
+from peers.link.connection import RelayConnection, Response
+from peers.link.search import Settle
 from relay.wire.address import Address
 from relay.wire.connection_id import Derivation
 from tests.lab.virtual_network import Conditions

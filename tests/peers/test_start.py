@@ -34,7 +34,7 @@ def python(code: str, home: Path) -> "subprocess.CompletedProcess[str]":
     )
 
 
-@pytest.mark.parametrize("module", ["peers.cli", "cryptography", "aioquic", "peers.dialer"])
+@pytest.mark.parametrize("module", ["peers.cli.main", "cryptography", "aioquic", "peers.dialer"])
 def test_ctrl_c_while_modules_load_ends_the_command_quietly(module: str, tmp_path: Path) -> None:
     done = python(_INTERRUPTED_WHILE.format(module=module), tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

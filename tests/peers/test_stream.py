@@ -7,7 +7,7 @@ import random
 import pytest
 
 from peers.errors import PipeClosed, StreamReset, UsageError
-from peers.quic_parts import TransportSettings
+from peers.quic.parts import TransportSettings
 from peers.stream import HIGH_WATERMARK, PIECE, Stream
 from tests.lab.virtual_loop import run_virtual
 

@@ -8,14 +8,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from relay import ancillary
-from relay.channel import MAX_UP_DATAGRAM, UpMessage, decode_up
 from relay.core.outcome import Outcome
 from relay.core.path import Path
 from relay.core.table import Change, ConnectionIdsAdded, ForwardingTable, OwnerMoved
-from relay.sockets import Listener, ListenRequest, open_listeners
+from relay.forwarding import ancillary
+from relay.forwarding.channel import MAX_UP_DATAGRAM, UpMessage, decode_up
+from relay.forwarding.sockets import Listener, ListenRequest, open_listeners
+from relay.forwarding.worker import ForwardingLoop
 from relay.wire.address import Address
-from relay.worker import ForwardingLoop
 
 LoopMaker = Callable[[Sequence[socket.socket], socket.socket, Sequence[int]], ForwardingLoop]
 

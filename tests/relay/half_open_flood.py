@@ -14,7 +14,7 @@ from aioquic.quic.crypto import CryptoPair
 from aioquic.quic.packet import QuicPacketType, QuicProtocolVersion, pull_quic_header
 
 from relay.core.path import Path
-from relay.http3_quic import SUPPORTED_VERSION
+from relay.http3.quic import SUPPORTED_VERSION
 from relay.wire.address import Address
 from tests.lab.virtual_loop import run_virtual
 from tests.relay.http3_client import World

@@ -27,7 +27,7 @@ from relay.app import create_app
 from relay.certificate import ServerCertificate
 from relay.core.path import Path
 from relay.core.registry import HolderId
-from relay.http3 import Http3Limits, Http3Server
+from relay.http3.server import Http3Limits, Http3Server
 from relay.wire.address import Address
 from relay.wire.registration import RegisterAnswer, RegisterRequest
 from tests.relay.unruly import UnrulyConnection

@@ -8,12 +8,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from relay.batch_calls import SOL_UDP, UDP_SEGMENT, BatchCalls, BatchUnavailable, load_calls
 from relay.core.outcome import Outcome
 from relay.core.table import ForwardingTable
-from relay.loops import make_loop
-from relay.plain_loop import PlainLoop
-from relay.worker import ForwardingLoop
+from relay.forwarding.batch_calls import (
+    SOL_UDP,
+    UDP_SEGMENT,
+    BatchCalls,
+    BatchUnavailable,
+    load_calls,
+)
+from relay.forwarding.loops import make_loop
+from relay.forwarding.plain_loop import PlainLoop
+from relay.forwarding.worker import ForwardingLoop
 
 from .forwarding_rig import CIDS, LoopMaker, Rig, Sent, long, rig, short
 
@@ -57,7 +63,7 @@ def watched() -> WatchedCalls:
 
 @pytest.fixture
 def maker(watched: WatchedCalls) -> LoopMaker:
-    from relay.batch_loop import BatchLoop
+    from relay.forwarding.batch_loop import BatchLoop
 
     def make(
         sockets: Sequence[socket.socket], up: socket.socket, wake: Sequence[int]
@@ -307,7 +313,7 @@ def check_that_the_plain_loop_forwards() -> None:
 
 
 def test_here_batches_are_used_if_they_can_be(watched: WatchedCalls) -> None:
-    from relay.batch_loop import BatchLoop
+    from relay.forwarding.batch_loop import BatchLoop
 
     with rig(make_loop) as made:
         assert isinstance(made.loop, BatchLoop)

@@ -7,7 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.channel import (
+from relay.core.outcome import Outcome
+from relay.core.path import Path
+from relay.core.table import ConnectionIdsAdded, OwnerMoved, OwnerRemoved
+from relay.forwarding.channel import (
     IDS_PER_FRAME,
     MAX_BODY,
     SOURCES_PER_FRAME,
@@ -27,9 +30,6 @@ from relay.channel import (
     encode_report,
     up_header,
 )
-from relay.core.outcome import Outcome
-from relay.core.path import Path
-from relay.core.table import ConnectionIdsAdded, OwnerMoved, OwnerRemoved
 from relay.wire.address import Address
 
 U32 = st.integers(0, 2**32 - 1)

@@ -6,9 +6,9 @@ import pytest
 
 from relay.config import DEFAULT_LISTEN, Config, parse_config, state_directory
 from relay.core.registry import RegistryLimits
+from relay.forwarding.sockets import ListenRequest
+from relay.forwarding.supervisor import default_workers
 from relay.logs import LogFormat
-from relay.sockets import ListenRequest
-from relay.supervisor import default_workers
 from relay.wire.address import Address
 
 HOME = {"HOME": "/home/somebody"}

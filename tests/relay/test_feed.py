@@ -1,9 +1,9 @@
 """A worker that is being filled is told everything before it is asked anything."""
 
-from relay.channel import Command, FrameReader, Sync, encode_command
 from relay.core.path import Path
 from relay.core.table import Change, ConnectionIdsAdded, OwnerMoved
-from relay.feed import Feed, encode_changes
+from relay.forwarding.channel import Command, FrameReader, Sync, encode_command
+from relay.forwarding.feed import Feed, encode_changes
 from relay.wire.address import Address
 
 

@@ -9,8 +9,8 @@ from aioquic._buffer import Buffer
 from aioquic.quic.packet import QuicPacketType, QuicProtocolVersion, pull_quic_header
 
 from relay.core.path import Path
-from relay.http3 import Failure, Http3Limits, Refused
-from relay.http3_admission import Admission, Admitted, MustRetry, Rejected
+from relay.http3.admission import Admission, Admitted, MustRetry, Rejected
+from relay.http3.server import Failure, Http3Limits, Refused
 from relay.wire.invariants import LongHeader, parse_invariants
 from relay.wire.registration import RegisterAnswer, RegisterRequest
 from tests.lab.virtual_loop import run_virtual

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.http3 import Http3Limits
+from relay.http3.server import Http3Limits
 
 PEAK_KB = 100 * 1024
 AFTER_A_MINUTE_KB = 20 * 1024

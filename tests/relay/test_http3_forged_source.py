@@ -3,7 +3,7 @@
 import asyncio
 
 from relay.core.path import Path
-from relay.http3 import Refused
+from relay.http3.server import Refused
 from relay.wire.registration import RegisterRequest
 from tests.lab.virtual_loop import run_virtual
 from tests.relay.http3_client import Client, World, path_of

@@ -10,7 +10,7 @@ import pylsqpack
 import pytest
 from aioquic.buffer import encode_uint_var
 
-from relay.http3 import Failure, Http3Limits
+from relay.http3.server import Failure, Http3Limits
 from relay.wire.registration import MAX_BODY
 from tests.lab.virtual_loop import run_virtual
 from tests.relay.http3_client import (

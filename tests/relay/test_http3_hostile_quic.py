@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 
 from relay.core.path import Path
-from relay.http3 import Failure, Http3Limits, Http3Server, Refused
-from relay.http3_quic import CONNECTION_WINDOW, STREAM_WINDOW
+from relay.http3.quic import CONNECTION_WINDOW, STREAM_WINDOW
+from relay.http3.server import Failure, Http3Limits, Http3Server, Refused
 from tests.lab.virtual_loop import run_virtual
 from tests.relay.http3_client import Client, World, certificate, path_of, until
 

@@ -20,8 +20,8 @@ from hypercorn.protocol.h3 import H3Protocol
 from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
 
 from relay.core.path import Path
-from relay.http3_limits import Http3Limits
-from relay.http3_quic import server_configuration
+from relay.http3.limits import Http3Limits
+from relay.http3.quic import server_configuration
 from tests.relay.http3_client import certificate, path_of
 
 

@@ -24,7 +24,7 @@ from aioquic.quic.events import QuicEvent
 
 from relay.app import create_app
 from relay.core.path import Path
-from relay.http3 import Failure, Http3Limits, Http3Server
+from relay.http3.server import Failure, Http3Limits, Http3Server
 from relay.wire.address import Address
 from relay.wire.registration import RegisterRequest
 from tests.relay.http3_client import Service, certificate, request_headers

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from relay.config import parse_config
-from relay.kernel_config import KernelConfig, KernelConfigError, kernel_config
+from relay.kernel.config import KernelConfig, KernelConfigError, kernel_config
 
 
 def test_nothing_set_is_nothing_wanted() -> None:

@@ -8,8 +8,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from relay.batch_calls import BatchCalls, BatchUnavailable, load_calls
-from relay.channel import ConnectionIdsRemoved
 from relay.core.outcome import Outcome
 from relay.core.table import (
     Change,
@@ -18,8 +16,10 @@ from relay.core.table import (
     OwnerMoved,
     OwnerRemoved,
 )
-from relay.plain_loop import PlainLoop
-from relay.worker import ForwardingLoop
+from relay.forwarding.batch_calls import BatchCalls, BatchUnavailable, load_calls
+from relay.forwarding.channel import ConnectionIdsRemoved
+from relay.forwarding.plain_loop import PlainLoop
+from relay.forwarding.worker import ForwardingLoop
 
 from .forwarding_rig import CIDS, REGISTERED, STRANGERS, LoopMaker, Rig, Sent, long, rig, short
 
@@ -34,7 +34,7 @@ def make_batch_loop(
         calls = load_calls()
     except BatchUnavailable as missing:
         pytest.skip(f"no batched calls: {missing}")
-    from relay.batch_loop import BatchLoop
+    from relay.forwarding.batch_loop import BatchLoop
 
     return BatchLoop(sockets, up, wake, wrap(calls))
 

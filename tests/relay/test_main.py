@@ -319,10 +319,13 @@ def test_a_worker_that_is_killed_is_replaced(tmp_path: Path) -> None:
 def test_a_worker_is_no_use_alone() -> None:
     for arguments in ([], ["1.0"], ["1.0", "x", "y"], ["1.0", "998", "999"]):
         done = subprocess.run(
-            [sys.executable, "-m", "relay.worker", *arguments],
+            [sys.executable, "-m", "relay.forwarding.worker", *arguments],
             cwd=PROJECT,
             capture_output=True,
             timeout=PATIENCE_S,
         )
         assert done.returncode == 2
-        assert done.stderr == b"relay.worker: quicpipe-relay starts it; it is no use alone\n"
+        assert (
+            done.stderr
+            == b"relay.forwarding.worker: quicpipe-relay starts it; it is no use alone\n"
+        )

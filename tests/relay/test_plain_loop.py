@@ -16,13 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from relay import ancillary
-from relay.channel import MAX_UP_DATAGRAM, UP_HEADER_SIZE, decode_up
 from relay.core.outcome import Outcome
 from relay.core.path import Path as RelayPath
 from relay.core.table import ConnectionIdsAdded, OwnerMoved, OwnerRemoved
-from relay.plain_loop import BATCH, PlainLoop
-from relay.sockets import Listener, ListenRequest, open_listeners
+from relay.forwarding import ancillary
+from relay.forwarding.channel import MAX_UP_DATAGRAM, UP_HEADER_SIZE, decode_up
+from relay.forwarding.plain_loop import BATCH, PlainLoop
+from relay.forwarding.sockets import Listener, ListenRequest, open_listeners
 from relay.wire.address import Address
 from tests.relay.families import HAS_IPV6, NO_IPV6, needs_ipv6
 

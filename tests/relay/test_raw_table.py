@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.channel import ConnectionIdsRemoved
 from relay.core.outcome import Outcome
 from relay.core.path import Path
 from relay.core.table import (
@@ -18,7 +17,8 @@ from relay.core.table import (
     OwnerRemoved,
     Verdict,
 )
-from relay.raw_table import OUTCOMES, RawTable, Route
+from relay.forwarding.channel import ConnectionIdsRemoved
+from relay.forwarding.raw_table import OUTCOMES, RawTable, Route
 from relay.wire.address import Address
 
 CIDS = [bytes([first]) + bytes(10) + bytes([last]) for first in (0, 0x7F, 0x80) for last in (0, 1)]

@@ -18,9 +18,9 @@ from cryptography.x509.oid import NameOID
 from relay import service
 from relay.certificate import ServerCertificate
 from relay.config import Config
+from relay.forwarding.sockets import Listener, ListenRequest, open_listeners
+from relay.forwarding.supervisor import PoolTimes, WorkerPool, WorkersFailed
 from relay.service import Relay
-from relay.sockets import Listener, ListenRequest, open_listeners
-from relay.supervisor import PoolTimes, WorkerPool, WorkersFailed
 from relay.wire.address import Address
 from tests.relay.http3_client import certificate
 

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 import pytest
 
 from relay.core.path import Path
-from relay.sockets import (
+from relay.forwarding.sockets import (
     AddressInUse,
     Listener,
     ListenError,

@@ -14,8 +14,8 @@ import pytest
 from relay.core.outcome import Outcome
 from relay.core.path import Path
 from relay.core.registry import Registry, RegistryLimits
-from relay.sockets import Listener, ListenRequest, open_listeners
-from relay.supervisor import (
+from relay.forwarding.sockets import Listener, ListenRequest, open_listeners
+from relay.forwarding.supervisor import (
     MAX_DEFAULT_WORKERS,
     WORKER_COMMAND,
     PoolTimes,
@@ -268,7 +268,7 @@ def test_workers_that_cannot_be_replaced_are_given_up(tmp_path: FilePath) -> Non
     program = (
         "import os, runpy, sys\n"
         f"if os.path.exists({str(broken)!r}): sys.exit(3)\n"
-        "runpy.run_module('relay.worker', run_name='__main__')\n"
+        "runpy.run_module('relay.forwarding.worker', run_name='__main__')\n"
     )
 
     async def main() -> None:
@@ -291,7 +291,7 @@ def test_a_worker_that_talks_nonsense_is_replaced(tmp_path: FilePath) -> None:
         "    socket.socket(fileno=int(sys.argv[2])).send(b'\\xff' * 99)\n"
         "    sys.stdin.read()\n"
         "    import time; time.sleep(60)\n"
-        "runpy.run_module('relay.worker', run_name='__main__')\n"
+        "runpy.run_module('relay.forwarding.worker', run_name='__main__')\n"
     )
 
     async def main() -> None:

@@ -1,0 +1,94 @@
+"""`quicpipe identity` and `quicpipe keygen`, and where the other commands find what these made."""
+
+import getpass
+import os
+from pathlib import Path
+
+from .. import keys
+from ..errors import FileUnusable, UsageError
+from ..identity import Identity, default_path
+from ..private_file import write_private
+from .io import put, say
+from .options import Options
+
+KEY_FILE_VARIABLE = "QUICPIPE_PAIRING_KEY_FILE"
+KEY_VARIABLE = "QUICPIPE_PAIRING_KEY"
+
+
+def identity_command(options: Options) -> int:
+    """Print the fingerprint of one's identity, which is made if there is none."""
+    path = options.identity or default_path()
+    if not path.exists():
+        try:
+            Identity.generate().save(path, make_folder=options.identity is None)
+            say(f"made a new identity in {path}")
+        except FileUnusable:
+            # Another process may have made it in this very moment.
+            if not path.exists():
+                raise
+    put(Identity.load(path).fingerprint + "\n")
+    return 0
+
+
+def keygen_command(options: Options) -> int:
+    """Print a new pairing key, or write it to a file."""
+    text = keys.encode(keys.generate()) + "\n"
+    if options.output is None:
+        put(text)
+    else:
+        write_private(options.output, text.encode())
+        say(f"wrote a new pairing key to {options.output}: bring it to the other machine unseen")
+    return 0
+
+
+def load_identity(options: Options) -> Identity:
+    """The identity to show to the other peer.
+
+    :raises UsageError: if there is none yet: the other end could not know it.
+    """
+    path = options.identity or default_path()
+    if not path.exists():
+        raise UsageError(
+            f"there is no identity in {path}: make one with 'quicpipe identity' and give its"
+            " fingerprint to the other side"
+        )
+    return Identity.load(path)
+
+
+def has_pairing_key(options: Options) -> bool:
+    """Whether an option or the environment names a pairing key."""
+    return (
+        options.pairing_key_file is not None
+        or options.pairing_key_prompt
+        or bool(os.environ.get(KEY_FILE_VARIABLE) or os.environ.get(KEY_VARIABLE))
+    )
+
+
+def load_pairing_key(options: Options) -> bytes:
+    """The pairing key, from a file, the environment, or typed in.
+
+    :raises KeyInvalid: if it is mistyped, too weak, or its file is open to others.
+    :raises UsageError: if there is none, and no terminal to ask for it.
+    """
+    if options.pairing_key_file is not None:
+        return keys.load(options.pairing_key_file)
+    if not options.pairing_key_prompt:
+        if name := os.environ.get(KEY_FILE_VARIABLE):
+            return keys.load(Path(name))
+        if text := os.environ.get(KEY_VARIABLE):
+            return keys.decode(text)
+    return keys.decode(_ask_for_key())
+
+
+def _ask_for_key() -> str:
+    """Ask on the terminal itself: standard input may carry the invite, or the user's data."""
+    missing = UsageError(
+        "a pairing key is needed: give --pairing-key-file FILE (make it with 'quicpipe keygen"
+        f" --output FILE'), or set {KEY_FILE_VARIABLE}"
+    )
+    try:
+        # getpass would fall back to standard input where there is no terminal.
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+        return getpass.getpass("pairing key (not shown): ")
+    except (OSError, EOFError):
+        raise missing from None

@@ -1,0 +1,84 @@
+"""What the command line asks for, as values, and the types that read its texts."""
+
+import argparse
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from .. import keys
+from ..errors import PeersError
+from ..identity import parse_fingerprint
+from ..invite import DEFAULT_LIFETIME_S
+from ..relay_name import RelayName
+
+_LONGEST_LIFETIME_S = 30 * 86400.0
+_DURATION = re.compile(r"(\d{1,7})([smhd]?)", re.ASCII)
+_UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+STANDARD_STREAM = Path("-")
+
+Parsed = TypeVar("Parsed")
+
+
+class Options(argparse.Namespace):
+    """The options of all commands; those that a command does not have keep their default."""
+
+    command: str
+    verbose: bool = False
+    relay: RelayName | None = None
+    relay_fingerprint: str | None = None
+    peers: list[str] | None = None
+    pairing_key_file: Path | None = None
+    pairing_key_prompt: bool = False
+    identity: Path | None = None
+    invite: Path | None = None
+    expires_s: float = DEFAULT_LIFETIME_S
+    original: bool = False
+    output: Path | None = None
+
+
+def relay_name(text: str) -> RelayName:
+    """`HOST[:PORT]`."""
+    return _checked(RelayName.parse, text)
+
+
+def fingerprint(text: str) -> str:
+    """A certificate's fingerprint, in any spelling."""
+    return _checked(parse_fingerprint, text)
+
+
+def file_path(text: str) -> Path:
+    """The path of a file."""
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError("expected the name of a file")
+    return Path(text)
+
+
+def key_file(text: str) -> Path:
+    """The path of a file with a pairing key; a key itself does not belong on a command line."""
+    if text.lower().startswith(keys.PREFIX):
+        raise argparse.ArgumentTypeError(
+            "this is a key, and a command line can be seen by others: write it into a file, or"
+            " better make a new one with 'quicpipe keygen --output FILE'"
+        )
+    return file_path(text)
+
+
+def duration(text: str) -> float:
+    """A time such as `90s`, `10m`, `1h`, `2d`, or `90`, in seconds."""
+    matched = _DURATION.fullmatch(text.strip())
+    seconds = float(matched[1]) * _UNITS_S[matched[2]] if matched else 0.0
+    if not 1 <= seconds <= _LONGEST_LIFETIME_S:
+        raise argparse.ArgumentTypeError(
+            "expected a time from 1s to 30d: 90s, 10m, 1h, 2d, or a plain number of seconds"
+        )
+    return seconds
+
+
+def _checked(parse: Callable[[str], Parsed], text: str) -> Parsed:
+    try:
+        return parse(text)
+    except (ValueError, PeersError) as error:
+        # argparse shows the text of this exception only.
+        raise argparse.ArgumentTypeError(str(error)) from None

@@ -1,0 +1,203 @@
+"""`quicpipe dial` and `quicpipe accept`: a pipe between the standard streams of two machines."""
+
+import asyncio
+import os
+import time
+from dataclasses import replace
+
+from ..accepter import accept
+from ..auth import Authentication, InviteKey, Original, PairingKey, Pinned
+from ..dialer import dial
+from ..errors import CloseCode, PeersError, UsageError
+from ..invite import AuthKind, Invite
+from ..pipe import Pipe
+from ..relay_name import RelayName
+from ..trust import RelayTrust
+from .invite import is_standard_stream, obtain, publish, withdraw
+from .io import Source, noticing_closed_output, say, say_on_terminal
+from .keys import has_pairing_key, load_identity, load_pairing_key
+from .options import Options
+from .streams import converse
+
+RELAY_VARIABLE = "QUICPIPE_RELAY"
+ORIGINAL_RELAY_VARIABLE = "QHOST"
+
+_FAILED_HERE = "the command failed; it says why where it runs"
+"""What the other side is told: our own messages may name files, and are for our own user."""
+
+
+async def dial_command(options: Options) -> int:
+    """Give an invite away, wait for the answer, then connect the standard streams to the pipe."""
+    auth = _dialers_authentication(options)
+    relay = _relay(options)
+    trust = RelayTrust(options.relay_fingerprint)
+    started = time.monotonic()
+    dialing = await dial(str(relay), auth=auth, trust=trust, lifetime_s=options.expires_s)
+    async with dialing:
+        if options.verbose:
+            took_ms = (time.monotonic() - started) * 1000
+            say(f"registered at relay {relay} ({dialing.invite.fingerprint}) in {took_ms:.0f} ms")
+        _warn(dialing.invite)
+        try:
+            await publish(dialing.invite, options.invite)
+            with noticing_closed_output(_still_waiting):
+                pipe = await dialing.pipe()
+        finally:
+            withdraw(dialing.invite, options.invite)
+        started = time.monotonic()
+        return await _talk(pipe, Source(), options, is_dialer=True)
+
+
+async def accept_command(options: Options, invite: Invite) -> int:
+    """Answer an invite, then connect the standard streams to the pipe."""
+    auth = _accepters_authentication(options, invite)
+    if options.original:
+        invite = replace(invite, relay=_relay(options))
+    elif options.relay is not None:
+        invite = replace(invite, relay=options.relay)
+    trust = None
+    if options.original or options.relay_fingerprint is not None:
+        trust = RelayTrust(options.relay_fingerprint)
+    if options.verbose:
+        say(f"answering by relay {invite.relay}")
+    started = time.monotonic()
+    async with await accept(invite, auth=auth, trust=trust) as pipe:
+        if options.verbose:
+            say(f"answered in {(time.monotonic() - started) * 1000:.0f} ms")
+        # An invite from standard input has used that up: the other end gets its FIN at once.
+        source = None if is_standard_stream(options.invite) else Source()
+        return await _talk(pipe, source, options, is_dialer=False)
+
+
+def read_invite(options: Options) -> Invite:
+    """Get the invite that is to be answered, before anything else is done. Blocks.
+
+    :raises InviteInvalid: if it is none.
+    :raises InviteExpired: if its time is over.
+    """
+    invite = obtain(options.invite)
+    invite.check_expiry(time.time())
+    return invite
+
+
+async def _talk(pipe: Pipe, source: Source | None, options: Options, *, is_dialer: bool) -> int:
+    if options.verbose:
+        say(f"the pipe is open, to {pipe.peer}")
+    else:
+        say_on_terminal("connected")
+    try:
+        await converse(pipe, source, original=options.original, is_dialer=is_dialer)
+    except asyncio.CancelledError:
+        await pipe.close(CloseCode.FAILED, "interrupted")
+        raise
+    except PeersError:
+        await pipe.close(CloseCode.FAILED, _FAILED_HERE)
+        raise
+    finally:
+        if options.verbose:
+            _report(pipe)
+    await pipe.close()
+    return 0
+
+
+def _report(pipe: Pipe) -> None:
+    figures = pipe.statistics()
+    rtt = f"{figures.smoothed_rtt_s * 1000:.1f} ms" if figures.smoothed_rtt_s else "unknown"
+    say(
+        f"sent {figures.bytes_sent} bytes in {figures.datagrams_sent} datagrams, received"
+        f" {figures.bytes_received} in {figures.datagrams_received}; packets lost"
+        f" {figures.packets_lost}; round trip {rtt}"
+    )
+
+
+def _dialers_authentication(options: Options) -> Authentication:
+    if options.original:
+        return Original()
+    if options.peers:
+        return Pinned(load_identity(options), options.peers)
+    if has_pairing_key(options):
+        return PairingKey(load_pairing_key(options))
+    return InviteKey()
+
+
+def _accepters_authentication(options: Options, invite: Invite) -> Authentication:
+    """What the invite asks for. One that asks for less than the user wants is refused.
+
+    :raises UsageError: and names the option that is missing, or too many.
+    """
+    if options.original != invite.is_original:
+        raise UsageError(
+            "this invite is of Quicpipe's own kind: leave --original away"
+            if options.original
+            else "this invite is of the original's kind, which authenticates nobody: if that is"
+            " what you want, give --original"
+        )
+    if options.original:
+        return Original()
+    wanted = _wanted(options)
+    if wanted is not None and wanted != invite.auth:
+        raise UsageError(
+            f"the invite is for {_IN_WORDS[invite.auth]}, but an option or the environment asks"
+            f" for {_IN_WORDS[wanted]} here: both ends must use the same"
+        )
+    match invite.auth:
+        case AuthKind.CERTIFICATE:
+            if not options.peers:
+                raise UsageError(
+                    "the invite is for certificates: give --peer FINGERPRINT, the dialer's, which"
+                    " 'quicpipe identity' shows there"
+                )
+            return Pinned(load_identity(options), options.peers)
+        case AuthKind.PAIRING_KEY:
+            return PairingKey(load_pairing_key(options))
+    return InviteKey(invite.key)
+
+
+_IN_WORDS: dict[AuthKind | None, str] = {
+    AuthKind.CERTIFICATE: "certificates",
+    AuthKind.PAIRING_KEY: "a pairing key",
+    AuthKind.INVITE_KEY: "a one-time key",
+}
+
+
+def _wanted(options: Options) -> AuthKind | None:
+    """What the user insists on; None: nothing."""
+    if options.peers:
+        return AuthKind.CERTIFICATE
+    return AuthKind.PAIRING_KEY if has_pairing_key(options) else None
+
+
+def _relay(options: Options) -> RelayName:
+    """The relay to be used.
+
+    :raises UsageError: if none is named, or the environment names one that is none.
+    """
+    if options.relay is not None:
+        return options.relay
+    variables = [RELAY_VARIABLE, *([ORIGINAL_RELAY_VARIABLE] if options.original else [])]
+    for variable in variables:
+        if text := os.environ.get(variable):
+            try:
+                return RelayName.parse(text)
+            except ValueError as error:
+                raise UsageError(f"the environment's {variable}: {error}") from None
+    raise UsageError(f"which relay? Give --relay HOST[:PORT], or set {' or '.join(variables)}")
+
+
+def _still_waiting() -> None:
+    # Not the end: `quicpipe dial < file | head -1 > invite` is a way to get the invite.
+    say("nobody reads standard output any more; waiting for the answer (Ctrl-C gives up)")
+
+
+def _warn(invite: Invite) -> None:
+    match invite.auth:
+        case AuthKind.INVITE_KEY:
+            say(
+                "the invite is a secret: whoever reads it can take the other side's place, once."
+                " Hand it over unseen, or use --pairing-key-file or --peer"
+            )
+        case None:
+            say(
+                "--original: nobody is authenticated. Whoever answers first is taken for the other"
+                " side, and who controls the relay or sees the invite can be in the middle"
+            )

@@ -1,0 +1,1 @@
+"""The connection to the relay: found, kept up, and found again."""

@@ -1,0 +1,348 @@
+"""The peer's tie to its relay, kept up whatever happens. docs/protocol.md §3.
+
+A link connects, registers, keeps the connection alive, notices when it is dead, reconnects,
+registers everything again, and then has every pipe send a probe. Its owner notices nothing of that.
+"""
+
+import asyncio
+import logging
+from contextlib import suppress
+
+from relay.wire.connection_id import Derivation
+from relay.wire.registration import REGISTRATIONS_PATH
+
+from ..endpoint import Endpoint
+from ..errors import RegistrationFailed, RelayError, RelayUnreachable
+from ..identity import fingerprint_of
+from ..network import Network
+from ..relay_name import RelayName
+from ..trust import RelayTrust
+from .connection import RelayConnection
+from .liveness import Action, Liveness
+from .registration import Registration, register
+from .search import RelaySearch
+
+REQUEST_TIMEOUT_S = 10.0
+"""Seconds for a request, with the reconnections and waits that it may take."""
+SLOW_REQUEST_S = 1.0
+"""Seconds, besides the round trip, after which a request is also tried over a new connection: on a
+lossy way the relay's own probes may have backed off."""
+LOST_REQUEST_PAUSE_S = 0.2
+"""Seconds before a request that was cut off is made again; twice as many each further time."""
+FAULT_PAUSE_S = 1.0
+"""Seconds before the relay is looked for again after an error that nobody foresaw."""
+SETTLE_S = 5.0
+"""Seconds for a new connection to take all registrations; else another one is tried."""
+REFUSED_RETRY_S = 15.0
+"""Seconds until a registration that the relay did not renew is tried again."""
+LONGEST_RETRY_S = 120.0
+"""The same where the relay asks for more."""
+GOODBYE_S = 1.0
+"""Seconds that ending the registrations may take when the link closes."""
+
+_log = logging.getLogger(__name__)
+
+
+class RelayLink:
+    """Made by `connect`. It implements the endpoint's `Observer`."""
+
+    def __init__(self, endpoint: Endpoint, name: RelayName, trust: RelayTrust) -> None:
+        self._endpoint = endpoint
+        self._name = name
+        self._search = RelaySearch(endpoint, name, trust)
+        self._loop = asyncio.get_running_loop()
+        self._connection: RelayConnection | None = None
+        self._registrations: list[Registration] = []
+        self._up = asyncio.Event()  # set while there is a connection that has not ended
+        # Done when the connection, thought lost, was only slow.
+        self._recovered: asyncio.Future[None] = self._loop.create_future()
+        self._reconnecting: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()  # registrations to be renewed
+        self._liveness = Liveness(self._loop.time())
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0  # meaningful while `_timer` is set
+        self._closed = False
+        self._closing: asyncio.Task[None] | None = None
+        self.reconnections = 0
+        """How often the relay was lost and found again."""
+
+    @classmethod
+    async def connect(cls, network: Network, name: RelayName, trust: RelayTrust) -> "RelayLink":
+        """Reach a relay by whichever of its addresses answers first, and see that it is ours.
+
+        :raises RelayUnreachable: no address, or no answer in ten seconds.
+        :raises RelayUntrusted: by `trust`; nothing was told to it.
+        """
+        endpoint = Endpoint(network)
+        link = cls(endpoint, name, trust)
+        try:
+            link._adopt(await link._search.first())
+        except BaseException:
+            endpoint.close()
+            raise
+        endpoint.observer = link
+        return link
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where pipes find their place. It is closed with the link."""
+        return self._endpoint
+
+    @property
+    def fingerprint(self) -> str:
+        """The relay's certificate: `sha256:` and 64 hexadecimal digits."""
+        chain = self._connection.chain if self._connection is not None else []
+        return fingerprint_of(chain[0]) if chain else ""
+
+    async def register(self, key: bytes, derivation: Derivation, count: int) -> Registration:
+        """Have the connection IDs number 1 to `count` of a key registered, and keep them so.
+
+        :raises RegistrationFailed: the relay refuses, or does not answer.
+        """
+        registration = Registration(key, derivation)
+        self._registrations.append(registration)
+        try:
+            await self.extend(registration, count)
+        except BaseException:
+            self._registrations.remove(registration)
+            raise
+        return registration
+
+    async def extend(self, registration: Registration, count: int) -> None:
+        """Have more connection IDs registered: up to number `count`.
+
+        :raises RegistrationFailed: the relay refuses, or does not answer.
+        """
+        try:
+            async with asyncio.timeout(REQUEST_TIMEOUT_S):
+                deadline = self._loop.time() + REQUEST_TIMEOUT_S
+                await self._insist(registration, count, deadline)
+        except TimeoutError:
+            raise RegistrationFailed(
+                f"the relay {self._name} did not answer our registration"
+                f" within {REQUEST_TIMEOUT_S:.0f} s"
+            ) from None
+
+    async def end(self, registration: Registration) -> None:
+        """End a registration: best effort, within `GOODBYE_S`. What fails, the lease ends."""
+        with suppress(ValueError):
+            self._registrations.remove(registration)
+        connection = self._connection
+        if connection is None or not self._up.is_set() or not registration.id:
+            return
+        path = f"{REGISTRATIONS_PATH}/{registration.id}"
+        with suppress(RelayError, TimeoutError):
+            async with asyncio.timeout(GOODBYE_S):
+                await connection.request("DELETE", str(self._name), path)
+
+    async def close(self) -> None:
+        """End all registrations, say goodbye to the relay, close the endpoint. Takes `GOODBYE_S`.
+
+        Nothing is left behind even if this is cancelled. All who call it wait for its end.
+        """
+        self._closed = True
+        if self._closing is None:
+            self._closing = self._loop.create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    # What the endpoint reports.
+
+    def heard(self, now: float) -> None:
+        """Something came by the current way."""
+        self._liveness.heard(now)
+
+    def pipe_received(self, now: float) -> None:
+        """Some of it was for a pipe."""
+        self._liveness.pipe_received(now)
+        self._arm(now)
+
+    def pipe_sent(self, now: float) -> None:
+        """A pipe has sent."""
+        self._liveness.pipe_sent(now)
+        self._arm(now)
+
+    # Ending.
+
+    async def _close(self) -> None:
+        try:
+            for task in (self._reconnecting, *self._tasks):
+                if task is not None:
+                    task.cancel()
+            self._search.stop()
+            if self._timer is not None:
+                self._timer.cancel()
+            await asyncio.gather(*(self.end(each) for each in list(self._registrations)))
+        finally:
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                connection.close()
+            self._endpoint.close()
+            self._up.set()  # whoever waits for a connection learns that there will be none
+
+    # Keeping it alive.
+
+    def _adopt(self, connection: RelayConnection) -> None:
+        """From now on this is the connection, and its way is everybody's."""
+        now = self._loop.time()
+        former, self._connection = self._connection, connection
+        self._endpoint.use(connection.way)
+        if former is not None:
+            former.close()
+        connection.on_ping_acknowledged = self._acknowledged
+        connection.on_moved = self._endpoint.probe_pipes
+        connection.ended.add_done_callback(lambda _: self._ended(connection))
+        self._liveness = Liveness(now)
+        self._up.set()
+        self._arm(now)
+
+    def _acknowledged(self, now: float) -> None:
+        self._liveness.ping_acknowledged(now)
+        self._recover()
+
+    def _recover(self) -> None:
+        """The relay has answered: an attempt to reconnect, if one is being made, is needless."""
+        if not self._recovered.done():
+            self._recovered.set_result(None)
+
+    def _ended(self, connection: RelayConnection) -> None:
+        if connection is self._connection and not self._closed:
+            self._up.clear()
+            self._reconnect(connection.ended.result())  # if that is not under way already
+
+    def _arm(self, now: float) -> None:
+        """See to it that `_check` is called in time. Called per batch: mostly there is no need.
+
+        Nothing that is heard makes the liveness want to act sooner than a second from then.
+        """
+        if self._reconnecting is not None or self._closed:
+            return
+        if self._timer is not None:
+            if self._timer_at <= now + 1.0:
+                return
+            if self._timer_at <= self._liveness.next_timer():
+                return
+            self._timer.cancel()
+        self._timer_at = self._liveness.next_timer()
+        self._timer = self._loop.call_at(self._timer_at, self._check)
+
+    def _check(self) -> None:
+        self._timer = None
+        now = max(self._loop.time(), self._timer_at)
+        connection = self._connection
+        if self._closed or self._reconnecting is not None or connection is None:
+            return  # armed again when that is over
+        match self._liveness.poll(now):
+            case Action.PING:
+                connection.ping()
+                self._liveness.pinged(now, connection.round_trip_s)
+            case Action.RECONNECT:
+                self._reconnect("it does not answer")
+                return
+            case Action.NOTHING:
+                pass
+        self._arm(now)
+
+    # Finding it again.
+
+    def _reconnect(self, why: str) -> None:
+        if self._reconnecting is None and not self._closed:
+            _log.info("lost the relay %s: %s", self._name, why)
+            self._recovered = self._loop.create_future()
+            self._reconnecting = self._loop.create_task(self._keep_trying())
+
+    async def _keep_trying(self) -> None:
+        try:
+            connection = await self._search_until_found()
+        finally:
+            self._reconnecting = None
+        now = self._loop.time()
+        if connection is None:
+            self._liveness = Liveness(now)
+            self._arm(now)
+            return
+        self.reconnections += 1
+        _log.info("found the relay %s again, at %s", self._name, connection.way.relay)
+        self._adopt(connection)
+        # The other end may be waiting for a probe timeout that has backed off: do not let it wait.
+        self._endpoint.probe_pipes(now)
+
+    async def _search_until_found(self) -> RelayConnection | None:
+        """Returns a new connection; None: the one that we have works after all."""
+        while True:
+            try:
+                connection = await self._search.again(self._recovered, self._register_all)
+            except Exception as error:  # any: nobody else would try again
+                _log.error("cannot look for the relay: %s: %s", type(error).__name__, error)
+                _log.info("the error's origin:", exc_info=True)
+                await asyncio.sleep(FAULT_PAUSE_S)
+                continue
+            former = self._connection
+            if connection is not None or former is None or not former.ended.done():
+                return connection
+            self._recovered = self._loop.create_future()  # it answered once more, and then ended
+
+    # Registering.
+
+    async def _insist(self, registration: Registration, count: int, deadline: float) -> None:
+        """Register over whichever connection there is, until it is done or refused for good."""
+        pause_s = LOST_REQUEST_PAUSE_S
+        while True:
+            await self._up.wait()
+            connection = self._connection
+            if connection is None:
+                raise RelayUnreachable("the connection to the relay is closed")
+            slow_s = SLOW_REQUEST_S + connection.round_trip_s
+            slow = self._loop.call_later(slow_s, self._reconnect, "a request is not answered")
+            try:
+                first = registration.count + 1
+                await register(connection, str(self._name), registration, first, count)
+                self._recover()
+                return
+            except RegistrationFailed as error:
+                wait_s = error.retry_after_s
+                if wait_s is None or self._loop.time() + wait_s > deadline:
+                    raise
+                await asyncio.sleep(wait_s)
+            except RelayUnreachable:
+                await asyncio.sleep(pause_s)  # the connection is being replaced
+                pause_s *= 2
+            finally:
+                slow.cancel()
+
+    async def _register_all(self, connection: RelayConnection) -> bool:
+        """Register everything again over a new connection; False: the connection is no good."""
+        authority = str(self._name)
+        try:
+            async with asyncio.timeout(SETTLE_S):
+                for registration in list(self._registrations):
+                    try:
+                        await register(connection, authority, registration, 1, registration.count)
+                    except RegistrationFailed as error:
+                        _log.warning("%s", error)
+                        self._renew_later(registration, error.retry_after_s)
+        except (RelayUnreachable, TimeoutError):
+            connection.close()
+            self._endpoint.release(connection.way)
+            return False
+        return True
+
+    def _renew_later(self, registration: Registration, wait_s: float | None) -> None:
+        delay_s = REFUSED_RETRY_S if wait_s is None else min(wait_s, LONGEST_RETRY_S)
+        task = self._loop.create_task(self._renew(registration, delay_s))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _renew(self, registration: Registration, delay_s: float) -> None:
+        await asyncio.sleep(delay_s)
+        connection = self._connection
+        if registration not in self._registrations or connection is None:
+            return
+        authority = str(self._name)
+        try:
+            await register(connection, authority, registration, 1, registration.count)
+        except RegistrationFailed as error:
+            self._renew_later(registration, error.retry_after_s)
+        except RelayUnreachable:
+            pass  # the reconnection registers it
+        else:
+            self._endpoint.probe_pipes(self._loop.time())

@@ -1,0 +1,85 @@
+"""Attempts to reach the relay, side by side: the first that gets there wins. RFC 8305."""
+
+import asyncio
+from collections.abc import Callable
+
+from ..endpoint import Endpoint, Way
+from ..errors import PeersError, RelayUnreachable
+from .connection import RelayConnection
+
+Begin = Callable[[Way], RelayConnection]
+"""Starts one attempt."""
+
+
+class Race:
+    """Runs attempts. What it opened it closes, but for the winner and its way."""
+
+    def __init__(self, endpoint: Endpoint, begin: Begin) -> None:
+        self._endpoint = endpoint
+        self._begin = begin
+        self._running: dict[asyncio.Future[None], RelayConnection] = {}
+        self._loop = asyncio.get_running_loop()
+        self.refused: PeersError | None = None
+        """Why the first relay that answered is not ours, or cannot be judged."""
+        self.failure: PeersError | None = None
+        """Why the last attempt that failed did so."""
+
+    @property
+    def running(self) -> int:
+        """How many attempts are under way."""
+        return len(self._running)
+
+    def enter(self, way: Way, patience_s: float | None = None) -> None:
+        """Start an attempt by this way, which becomes the race's to close, unless it is in use.
+
+        :param patience_s: if nothing is heard for so long it is given up; None: never.
+        """
+        connection = self._begin(way)
+        self._running[connection.ready] = connection
+        if patience_s is not None:
+            self._loop.call_later(patience_s, self._give_up_if_silent, connection)
+
+    async def next_winner(
+        self, timeout_s: float, interrupt: asyncio.Future[None] | None = None
+    ) -> RelayConnection | None:
+        """Wait until an attempt succeeds; None: one failed, or the time is over, or `interrupt`.
+
+        Untrusted relays and failures are noted. The winner and its way are now the caller's.
+        """
+        awaited = set(self._running) | ({interrupt} if interrupt is not None else set())
+        if not awaited:
+            await asyncio.sleep(max(timeout_s, 0.0))
+            return None
+        done, _ = await asyncio.wait(
+            awaited, timeout=max(timeout_s, 0.0), return_when=asyncio.FIRST_COMPLETED
+        )
+        for ready in done & self._running.keys():
+            connection = self._running.pop(ready)
+            error = ready.exception()
+            if error is None and not connection.ended.done():
+                return connection
+            self._note(error)
+            self._endpoint.release(connection.way)
+        return None
+
+    def stop(self) -> None:
+        """End all attempts that are still under way."""
+        for ready in list(self._running):
+            self._drop(ready)
+
+    def _give_up_if_silent(self, connection: RelayConnection) -> None:
+        if connection.ready in self._running and not connection.heard:
+            self._drop(connection.ready)
+
+    def _drop(self, ready: asyncio.Future[None]) -> None:
+        connection = self._running.pop(ready)
+        connection.close()
+        self._endpoint.release(connection.way)
+
+    def _note(self, error: BaseException | None) -> None:
+        if isinstance(error, RelayUnreachable):
+            self.failure = error
+        elif isinstance(error, PeersError):
+            self.refused = self.refused or error
+        else:
+            self.failure = RelayUnreachable("the relay closed the connection at once")

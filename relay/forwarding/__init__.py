@@ -1,0 +1,1 @@
+"""The forwarding processes, and how the control process runs and feeds them."""

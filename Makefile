@@ -35,6 +35,7 @@ bench: $(VENV)/.runtime
 	$(BIN)/python -m bench
 	$(BIN)/python -m bench.control
 	$(BIN)/python -m bench.scale
+	$(BIN)/python -m bench.bulk
 
 bench-quick: $(VENV)/.runtime
 	$(BIN)/python -m bench --quick

@@ -1,7 +1,7 @@
 """What is measured side by side: ours and its rivals, each started, told its routes, and stopped.
 
-Every forwarder gets the same two ends and the same socket buffers, and runs on one core. The
-in-kernel path takes its place here as one more function in `FORWARDERS` and a line in `missing`.
+Every forwarder gets the same two ends and the same socket buffers, and runs on one core; but the
+program in the kernel runs where the packets are sent, on the load's core.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -94,7 +95,15 @@ def missing() -> dict[str, str]:
         lacks["c"] = lacks["c-gro"] = "there is no C compiler (cc)"
     if not shutil.which("turnserver"):
         lacks["coturn"] = "coturn is not installed"
+    if sys.platform != "linux" or os.geteuid() != 0:
+        lacks["xdp"] = "an XDP program needs Linux and root"
     return lacks
+
+
+def parse_end(text: str) -> Address:
+    """Read `127.0.0.1:PORT`, as the processes that are started here get it."""
+    host, _, port = text.rpartition(":")
+    return Address(host, int(port))
 
 
 def big_socket() -> socket.socket:
@@ -184,6 +193,31 @@ def _start_coturn(between: Ends, core: int, undo: contextlib.ExitStack) -> Forwa
     return Forwarder("coturn", server, relayed, process.pid, is_turn=True)
 
 
+def _start_xdp(between: Ends, core: int, undo: contextlib.ExitStack) -> Forwarder:
+    """The program in the kernel, on this network's loopback. It should pass nothing up."""
+    ours = undo.enter_context(big_socket())
+    ids = FilePath(undo.enter_context(tempfile.TemporaryDirectory())) / "ids"
+    ids.write_bytes(b"".join([*between.ids_a, *between.ids_b]))
+    places = [str(between.address(each)) for each in (ours, between.a, between.b)]
+    worker = [sys.executable, "-m", "bench.kernel_worker", *places, str(ids)]
+    process = _spawn(["unshare", "--mount", *worker], core, undo, [], pipes=True)
+    undo.callback(_end_xdp, process)
+    said = process.stdout.readline() if process.stdout is not None else b""
+    if said != b"ready\n":
+        raise CannotStart(said.decode(errors="replace").strip() or "the kernel path did not start")
+    address = ours.getsockname()
+    return Forwarder("xdp", address, address)
+
+
+def _end_xdp(process: subprocess.Popen[bytes]) -> None:
+    # What it has attached would outlive it if it were killed.
+    if process.stdin is not None:
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_START_PATIENCE_S)
+
+
 FORWARDERS: dict[str, Start] = {
     "none": _start_none,
     "c": _start_c,
@@ -191,6 +225,7 @@ FORWARDERS: dict[str, Start] = {
     "coturn": _start_coturn,
     "plain": _start_plain,
     "batch": _start_batch,
+    "xdp": _start_xdp,
 }
 
 TITLES = {
@@ -200,6 +235,7 @@ TITLES = {
     "coturn": "coturn, channel data, one allocation",
     "plain": "Quicpipe, plain loop",
     "batch": "Quicpipe, batch loop",
+    "xdp": "Quicpipe, in the kernel (XDP)",
 }
 
 

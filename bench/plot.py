@@ -15,6 +15,7 @@ COLOURS = {
     "coturn": "#c58b00",
     "plain": "#7fb3d5",
     "batch": "#1a5fb4",
+    "xdp": "#26a269",
 }
 _FONT = 'font-family="sans-serif" font-size="12"'
 _BAR = 18
@@ -28,10 +29,11 @@ def bars(title: str, results: Sequence[Result]) -> str:
     scale = (WIDTH - _LABELS - 90) / most
     parts = [_text(10, 24, title, size=15)]
     y = 40
-    scenario = None
+    conditions = None
     for each in results:
-        if each.scenario != scenario:
-            scenario = each.scenario
+        scenario = each.scenario
+        if scenario.conditions != conditions:
+            conditions = scenario.conditions
             y += 22
             receiver = ", receiver with GRO" if scenario.receiver_gro else ""
             parts.append(

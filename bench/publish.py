@@ -27,7 +27,8 @@ def main() -> int:
     plots = sorted(RESULTS.glob("*.svg"))
     for plot in plots:
         shutil.copy(plot, PAGE.parent / f"benchmarks-{plot.name}")
-    text = "\n\n".join([_with_plots(tables, [plot.stem for plot in plots]), _control(), _scale()])
+    others = [_control(), _scale(), _bulk()]
+    text = "\n\n".join([_with_plots(tables, [plot.stem for plot in plots]), *others])
     PAGE.write_text(f"{before}{_BEGIN}\n{text.strip()}\n{_END}{after}")
     KEPT.write_text(json.dumps(_slim(run), indent=1) + "\n")
     return 0
@@ -77,6 +78,39 @@ def _scale() -> str:
         "the control process and all workers together."
     )
     return f"### A million connection IDs\n\n{where}\n\n{_table(rows)}"
+
+
+def _bulk() -> str:
+    found = _read("bulk.json")
+    if found is None:
+        return ""
+    pairs = [
+        (f"{theirs:.1f} MB/s", f"{ours:.1f} MB/s", f"{ours / theirs:.2f}")
+        for theirs, ours in found["comparison"]["rows"]
+    ]
+    shares = found["sharing"]["rates"]
+    rows = {
+        "median of the ratios": f"{found['comparison']['median_ratio']:.2f}",
+        f"{len(shares)} pipes at once through one relay": (
+            f"{min(shares):.1f} to {max(shares):.1f} MB/s each, Jain's index "
+            f"{found['sharing']['jain']:.3f}"
+        ),
+    }
+    for each in found["long"]:
+        peaks = [f"{each[end]['peak_mb']:.0f} MB" for end in ("dialer", "accepter")]
+        rows[f"{each['bytes'] / 1e6:,.0f} MB on one stream"] = (
+            f"{each['rate']:.1f} MB/s; most memory: dialer {peaks[0]}, accepter {peaks[1]}"
+        )
+    where = (
+        "One stream; each end is a process, and the relay (two processes) between ours. All\n"
+        "share the machine's cores. Taken in turns."
+    )
+    head = "| aioquic's stock client and server, directly | ours, through the relay | ratio |"
+    lines = "\n".join(f"| {' | '.join(row)} |" for row in pairs)
+    return (
+        f"### Bulk transfer between two peers\n\n{where}\n\n{head}\n|---|---|---|\n{lines}"
+        f"\n\n{_table(rows)}"
+    )
 
 
 def _delays(found: dict[str, float]) -> str:

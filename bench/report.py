@@ -184,7 +184,8 @@ def _capacity_table(results: Sequence[Result]) -> str:
             (
                 other.per_second
                 for other in results
-                if other.scenario == scenario and other.forwarder in ("c", "c-gro")
+                if other.scenario.conditions == scenario.conditions
+                and other.forwarder in ("c", "c-gro")
             ),
             None,
         )

@@ -6,6 +6,8 @@ from bench.measure import Scenario
 
 SINGLE = ("c", "coturn", "plain", "batch")
 GSO = ("c-gro", "plain", "batch")
+KERNEL = ("xdp",)
+"""Alone: attached to loopback, the program would look at everybody's packets."""
 LATENCY_RATE = 10_000.0
 SHARES = (0.1, 0.25, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1)
 """Of the C loop's capacity: the load of the latency curve."""
@@ -30,15 +32,19 @@ def parts(quick: bool) -> list[Part]:
             "Capacity",
             "closed loop, single packets, one direction",
             tuple(
-                Scenario(("none", *SINGLE) if ids == 1000 else ("c", "plain", "batch"), ids, size)
+                Scenario(forwarders, ids, size)
                 for size in (100, 1200)
                 for ids in counts
+                for forwarders in (
+                    ("none", *SINGLE) if ids == 1000 else ("c", "plain", "batch"),
+                    KERNEL,
+                )
             ),
         ),
         Part(
             "Capacity, both directions",
             "closed loop, single packets, as many each way",
-            () if quick else (Scenario(SINGLE, both_ways=True),),
+            () if quick else tuple(Scenario(each, both_ways=True) for each in (SINGLE, KERNEL)),
         ),
         Part(
             "Capacity with senders that use GSO",
@@ -52,7 +58,7 @@ def parts(quick: bool) -> list[Part]:
         Part(
             "Latency",
             f"open loop, {LATENCY_RATE:,.0f} packets/s of 100 bytes, one direction",
-            (Scenario(("none", *SINGLE), rate=LATENCY_RATE),),
+            tuple(Scenario(each, rate=LATENCY_RATE) for each in (("none", *SINGLE), KERNEL)),
         ),
     ]
 

@@ -16,6 +16,8 @@ from bench.plot import bars, lines
 from bench.report import Measured, Ratio, ratios, regressions, to_json, to_markdown
 from bench.scenarios import Part, curve, parts
 from relay.forwarding.batch_calls import BatchUnavailable, load_calls
+from tests.bpf.lab import skip_without_rights
+from tests.netns.lab import Lab
 
 try:
     load_calls()
@@ -29,6 +31,20 @@ CORE = min(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
 def test_what_is_sent_arrives_both_ways(name: str) -> None:
     if name in missing():
         pytest.skip(missing()[name])
+    _send_both_ways(name)
+
+
+def test_what_the_kernel_forwards_arrives_both_ways() -> None:
+    skip_without_rights()
+    lab = Lab()
+    try:
+        with lab.host().entered():
+            _send_both_ways("xdp")
+    finally:
+        lab.close()
+
+
+def _send_both_ways(name: str) -> None:
     with ends(30) as between, running(name, between, CORE) as forwarder:
         prefix = b"\x40\0\0\x64" if forwarder.is_turn else b""
         flows = [
@@ -54,7 +70,9 @@ def test_the_datagrams_of_a_gso_message_are_counted(gro: bool) -> None:
         sender = Sender(between.a, forwarder.to_b, Burst(100, 16), between.ids_b)
         counts = closed_loop([(sender, Receiver(between.b, gro=gro))], 256, 0.1, 0.0)
         assert counts.sent % 16 == 0
-        assert counts.sent - 512 <= counts.received <= counts.sent
+        # On a busy machine some may count as lost before they come.
+        assert counts.sent - 512 - counts.lost <= counts.received <= counts.sent
+        assert counts.received > 16
 
 
 def test_the_load_stays_on_this_machine_and_ends() -> None:

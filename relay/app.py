@@ -6,7 +6,7 @@ It knows nothing of QUIC: whoever serves it puts the client's connection into
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from starlette.applications import Starlette
@@ -19,6 +19,8 @@ from relay.core.limits import RateLimiter, RateLimits, source_of
 from relay.core.path import Path
 from relay.core.registry import HolderId, RegistrationRefused, RegistryFull
 from relay.problem import PROBLEM_TYPE, problem_body
+from relay.wire.address import Address
+from relay.wire.outside import ADDRESS_PATH, AddressAnswer
 from relay.wire.registration import (
     HEALTH_PATH,
     MAX_BODY,
@@ -68,21 +70,28 @@ def create_app(
     *,
     rate_limits: RateLimits | None = None,
     clock: Callable[[], float] | None = None,
+    listeners: Sequence[Address] = (),
 ) -> Starlette:
-    """Make the application. `clock` (seconds) is the running loop's unless given."""
+    """Make the application. `clock` (seconds) is the running loop's unless given.
+
+    :param listeners: the relay's own addresses, for peers that want to ask at another one.
+    """
     limiter = RateLimiter(rate_limits or RateLimits())
 
     async def register(request: Request) -> Response:
         body = await _body(request)
         connection = _connection(request)
-        path = connection.validated_path  # after the last await: the client may move meanwhile
-        if path is None:
-            raise Problem(425, "your new address is not validated yet; repeat the request")
+        path = _validated_path(connection)  # after the last await: the client may move meanwhile
         now = clock() if clock else asyncio.get_running_loop().time()
         wait = limiter.take(source_of(path.remote), now)
         if wait > 0:
             raise Problem(429, "too many registrations from your address", retry_after_s=wait)
         answer = _register(service, body, path, connection.id)
+        return Response(answer.encode(), media_type="application/json")
+
+    async def address(request: Request) -> Response:
+        path = _validated_path(_connection(request))
+        answer = AddressAnswer(path.remote, tuple(listeners))
         return Response(answer.encode(), media_type="application/json")
 
     async def delete(request: Request) -> Response:
@@ -93,6 +102,7 @@ def create_app(
     routes = [
         Route(REGISTER_PATH, register, methods=["POST"]),
         Route(REGISTRATIONS_PATH + "/{id}", delete, methods=["DELETE"]),
+        Route(ADDRESS_PATH, address, methods=["GET"]),
         Route(HEALTH_PATH, _health, methods=["GET"]),
     ]
     app = Starlette(
@@ -125,6 +135,13 @@ def _connection(request: Request) -> Connection:
     return connection
 
 
+def _validated_path(connection: Connection) -> Path:
+    path = connection.validated_path
+    if path is None:
+        raise Problem(425, "your new address is not validated yet; repeat the request")
+    return path
+
+
 async def _body(request: Request) -> bytes:
     body = bytearray()
     try:
@@ -150,7 +167,7 @@ def _router_detail(request: Request, error: HTTPException) -> str:
     if error.status_code == 404:
         return (
             f"there is nothing here; this relay has POST {REGISTER_PATH}, "
-            f"DELETE {REGISTRATIONS_PATH}/{{id}} and GET {HEALTH_PATH}"
+            f"DELETE {REGISTRATIONS_PATH}/{{id}}, GET {ADDRESS_PATH} and GET {HEALTH_PATH}"
         )
     if error.status_code == 405 and error.headers and "Allow" in error.headers:
         return f"not possible here; expected {error.headers['Allow']}"

@@ -51,11 +51,13 @@ class Control:
         http3_limits: Http3Limits | None = None,
         rate_limits: RateLimits | None = None,
         restored: Iterable[Record] = (),
+        listeners: Sequence[Address] = (),
     ) -> None:
         """To be made and used in a running event loop; `start` before anything else.
 
         :param send: takes datagrams of HTTP/3; may drop them, never raises.
         :param restored: registrations of an earlier run of this relay.
+        :param listeners: the relay's own addresses, which it tells peers.
         """
         self._loop = asyncio.get_running_loop()
         self._registry = Registry(
@@ -64,7 +66,7 @@ class Control:
         self._registry.restore(restored, self._loop.time())
         self._forwarders = forwarders
         self._server = Http3Server(
-            create_app(self, rate_limits=rate_limits),
+            create_app(self, rate_limits=rate_limits, listeners=listeners),
             certificate=certificate,
             send=send,
             on_moved=self.connection_moved,

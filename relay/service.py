@@ -86,6 +86,7 @@ class Relay:
             send=self._send,
             registry_limits=RegistryLimits(lease_s=self._config.lease_s),
             restored=self._kernel.records,
+            listeners=addresses,
         )
         self._kernel.begin(self._control.leases)
         reports: set[asyncio.Task[None]] = set()

@@ -1,5 +1,6 @@
 """Canonical socket addresses: one peer address has one spelling, whatever socket it came by."""
 
+import ipaddress
 import socket
 from typing import NamedTuple, Self
 
@@ -43,6 +44,22 @@ class Address(NamedTuple):
             return cls(socket.inet_ntop(socket.AF_INET, ip[12:]), port)
         host = socket.inet_ntop(socket.AF_INET6, ip)
         return cls(f"{host}%{scope}" if scope else host, port)
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read what `str` gives: `192.0.2.1:443`, `[2001:db8::1]:443`; port 0 is none.
+
+        :raises ValueError: for anything else, names and scoped addresses among it.
+        """
+        host, _, port = text.rpartition(":")
+        bracketed = host.startswith("[") and host.endswith("]")
+        ip = ipaddress.ip_address(host[1:-1] if bracketed else host)
+        is_number = port.isascii() and port.isdigit() and len(port) <= 5
+        if not is_number or not 0 < int(port) <= 65_535 or "%" in host:
+            raise ValueError(f"'{text[:60]}' is no IP address with a port")
+        if bracketed != (ip.version == 6):
+            raise ValueError(f"'{text[:60]}': IPv6 addresses, and no others, stand in brackets")
+        return cls.from_packed(ip.packed, int(port))
 
     @property
     def family(self) -> socket.AddressFamily:

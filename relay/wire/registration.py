@@ -51,7 +51,7 @@ class RegisterRequest:
 
         :raises MalformedRequest: for anything else than a well-formed request.
         """
-        fields = _json_object(body)
+        fields = json_object(body)
         derivation = _derivation(fields)
         key = _key(fields, derivation)
         num = _integer(fields, "num", MAX_CONNECTION_IDS_PER_REQUEST)
@@ -90,7 +90,7 @@ class RegisterAnswer:
 
         :raises MalformedRequest: if it is not one.
         """
-        match _json_object(body):
+        match json_object(body):
             case {
                 "id": str(id_),
                 "address": str(address),
@@ -103,7 +103,11 @@ class RegisterAnswer:
         )
 
 
-def _json_object(body: bytes) -> dict[str, Any]:
+def json_object(body: bytes) -> dict[str, Any]:
+    """Read a JSON object.
+
+    :raises MalformedRequest: if it is none.
+    """
     try:
         value = json.loads(body)
     except (ValueError, RecursionError) as error:

@@ -13,10 +13,14 @@ from relay.core.limits import RateLimits
 from relay.core.path import Path
 from relay.core.registry import ConnectionIdTaken, RegistryFull
 from relay.wire.address import Address
+from relay.wire.outside import AddressAnswer
 from relay.wire.registration import MAX_BODY, RegisterAnswer, RegisterRequest
 from tests.relay.http3_client import Service, path_of
 
 ORIGINAL_REQUEST = json.dumps({"key": base64.b64encode(bytes(16)).decode(), "num": 10}).encode()
+
+
+LISTENERS = (Address("0.0.0.0", 4433), Address("192.0.2.1", 4434))
 
 
 @dataclass
@@ -50,7 +54,9 @@ class Relay:
     def __init__(self, rate_limits: RateLimits | None = None) -> None:
         self.service = Service()
         self.now = 0.0
-        self._app = create_app(self.service, rate_limits=rate_limits, clock=lambda: self.now)
+        self._app = create_app(
+            self.service, rate_limits=rate_limits, clock=lambda: self.now, listeners=LISTENERS
+        )
 
     def ask(
         self,
@@ -102,6 +108,16 @@ def test_health() -> None:
     answer = Relay().ask("GET", "/health")
     assert answer.status == 200
     assert json.loads(answer.body) == {"status": "ok"}
+
+
+def test_address() -> None:
+    relay = Relay()
+    answer = relay.ask("GET", "/v1/address", connection=Connection(validated_path=path_of(1234)))
+    assert answer.status == 200
+    assert AddressAnswer.decode(answer.body) == AddressAnswer(path_of(1234).remote, LISTENERS)
+    unvalidated = Connection(validated_path=None)
+    relay.ask("GET", "/v1/address", connection=unvalidated).assert_problem(425, "not validated")
+    relay.ask("POST", "/v1/address").assert_problem(405, "GET")
 
 
 def test_register_as_the_original_does() -> None:

@@ -54,3 +54,42 @@ def test_a_link_local_address_keeps_its_interface() -> None:
     assert (address.scope, address.sockaddr) == (3, ("fe80::1", 7, 0, 3))
     assert Address.from_packed(address.packed, 7, address.scope) == address
     assert Address.from_sockaddr(("fe80::1%lo", 7)).scope == socket.if_nametoindex("lo")
+
+
+@given(st.ip_addresses(), st.integers(1, 65535))
+def test_parse_reads_what_str_gives(
+    ip: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int
+) -> None:
+    address = Address.from_packed(ip.packed, port)
+    assert Address.parse(str(address)) == address
+
+
+@given(st.text(max_size=60) | st.from_regex(r"\[?[0-9a-f.:%]*\]?:[0-9]*"))
+def test_parse_takes_anything(text: str) -> None:
+    try:
+        address = Address.parse(text)
+    except ValueError:
+        return
+    assert Address.parse(str(address)) == address
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "192.0.2.1",
+        "192.0.2.1:",
+        "192.0.2.1:0",
+        "192.0.2.1:65536",
+        "192.0.2.1:+1",
+        "[192.0.2.1]:1",
+        "2001:db8::1:1",
+        "[2001:db8::1]",
+        "[fe80::1%lo]:1",
+        "relay.example:1",
+        "192.0.2.1:٣",
+    ],
+)
+def test_parse_refuses(text: str) -> None:
+    with pytest.raises(ValueError):
+        Address.parse(text)

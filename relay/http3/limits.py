@@ -26,7 +26,9 @@ class Http3Limits:
     max_requests: int = 8
     """Requests of one connection that the application works on at once; beyond it: 429."""
     request_timeout_s: float = 10.0
-    """Seconds for a request to arrive whole, and again for the application to answer."""
+    """Seconds for a request to arrive whole."""
+    answer_timeout_s: float = 35.0
+    """Seconds for the application to answer it: a long poll takes up to 25."""
     handshakes_per_turn: int = 4
     """Handshakes begun in one turn of the event loop: each computes for milliseconds."""
     stop_timeout_s: float = 0.6

@@ -168,12 +168,11 @@ class Requests(H3Protocol):
     def _open(self, stream_id: int) -> None:
         if stream_id in self._requests or stream_is_unidirectional(stream_id):
             return
-        self._requests[stream_id] = _Request(stream_id, self._set_timeout(stream_id))
+        timeout = self._set_timeout(stream_id, self._limits.request_timeout_s)
+        self._requests[stream_id] = _Request(stream_id, timeout)
 
-    def _set_timeout(self, stream_id: int) -> asyncio.TimerHandle:
-        return self._loop.call_later(
-            self._limits.request_timeout_s, self._view.call_guarded, self._timed_out, stream_id
-        )
+    def _set_timeout(self, stream_id: int, seconds: float) -> asyncio.TimerHandle:
+        return self._loop.call_later(seconds, self._view.call_guarded, self._timed_out, stream_id)
 
     def _handle_h3_event(self, event: H3Event) -> None:
         match event:
@@ -233,7 +232,7 @@ class Requests(H3Protocol):
     def _start(self, request: _Request) -> None:
         request.stage = _Stage.RUNNING
         request.timeout.cancel()
-        request.timeout = self._set_timeout(request.stream_id)
+        request.timeout = self._set_timeout(request.stream_id, self._limits.answer_timeout_s)
         self._running += 1
         self._shared.report.requests += 1
         request.task = self._loop.create_task(self._serve(request))

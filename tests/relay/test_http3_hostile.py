@@ -222,7 +222,7 @@ def test_application_that_never_answers_is_cancelled() -> None:
         async with World(application) as world:
             client = await world.connect()
             _, response = client.request("GET", "/slow")
-            await until(response.done.done, 30.0)
+            await until(response.done.done, 60.0)
             assert response.reset is not None
             assert application.cancelled == 1
             assert world.server.counters.failures[Failure.APPLICATION_TIMEOUT] == 1

@@ -6,7 +6,9 @@ registers everything again, and then has every pipe send a probe. Its owner noti
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import TypeVar
 
 from relay.wire.connection_id import Derivation
 from relay.wire.registration import REGISTRATIONS_PATH
@@ -17,9 +19,10 @@ from ..identity import fingerprint_of
 from ..network import Network
 from ..relay_name import RelayName
 from ..trust import RelayTrust
-from .connection import RelayConnection
+from .connection import RelayConnection, Response
 from .liveness import Action, Liveness
 from .registration import Registration, register
+from .renewal import Renewals
 from .search import RelaySearch
 
 REQUEST_TIMEOUT_S = 10.0
@@ -31,16 +34,12 @@ LOST_REQUEST_PAUSE_S = 0.2
 """Seconds before a request that was cut off is made again; twice as many each further time."""
 FAULT_PAUSE_S = 1.0
 """Seconds before the relay is looked for again after an error that nobody foresaw."""
-SETTLE_S = 5.0
-"""Seconds for a new connection to take all registrations; else another one is tried."""
-REFUSED_RETRY_S = 15.0
-"""Seconds until a registration that the relay did not renew is tried again."""
-LONGEST_RETRY_S = 120.0
-"""The same where the relay asks for more."""
 GOODBYE_S = 1.0
 """Seconds that ending the registrations may take when the link closes."""
 
 _log = logging.getLogger(__name__)
+
+Made = TypeVar("Made")
 
 
 class RelayLink:
@@ -52,12 +51,11 @@ class RelayLink:
         self._search = RelaySearch(endpoint, name, trust)
         self._loop = asyncio.get_running_loop()
         self._connection: RelayConnection | None = None
-        self._registrations: list[Registration] = []
+        self._registrations = Renewals(endpoint, str(name), lambda: self._connection)
         self._up = asyncio.Event()  # set while there is a connection that has not ended
         # Done when the connection, thought lost, was only slow.
         self._recovered: asyncio.Future[None] = self._loop.create_future()
         self._reconnecting: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()  # registrations to be renewed
         self._liveness = Liveness(self._loop.time())
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0  # meaningful while `_timer` is set
@@ -89,6 +87,16 @@ class RelayLink:
         return self._endpoint
 
     @property
+    def is_closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    @property
+    def name(self) -> RelayName:
+        """What the relay was asked for as."""
+        return self._name
+
+    @property
     def fingerprint(self) -> str:
         """The relay's certificate: `sha256:` and 64 hexadecimal digits."""
         chain = self._connection.chain if self._connection is not None else []
@@ -100,7 +108,7 @@ class RelayLink:
         :raises RegistrationFailed: the relay refuses, or does not answer.
         """
         registration = Registration(key, derivation)
-        self._registrations.append(registration)
+        self._registrations.add(registration)
         try:
             await self.extend(registration, count)
         except BaseException:
@@ -123,10 +131,36 @@ class RelayLink:
                 f" within {REQUEST_TIMEOUT_S:.0f} s"
             ) from None
 
+    async def request(
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        *,
+        held_s: float = 0.0,
+        timeout_s: float = REQUEST_TIMEOUT_S,
+    ) -> Response:
+        """Make any other request, and again if its connection is lost: it may arrive twice.
+
+        :param held_s: seconds for which the relay may hold it back: a long poll.
+        :param timeout_s: seconds to wait for the answer, besides `held_s`.
+        :raises RelayUnreachable: no answer, or the link is closed.
+        """
+
+        async def once(connection: RelayConnection) -> Response:
+            return await connection.request(method, str(self._name), path, body)
+
+        try:
+            async with asyncio.timeout(held_s + timeout_s):
+                return await self._repeat(once, held_s)
+        except TimeoutError:
+            raise RelayUnreachable(
+                f"the relay {self._name} did not answer within {held_s + timeout_s:.0f} s"
+            ) from None
+
     async def end(self, registration: Registration) -> None:
         """End a registration: best effort, within `GOODBYE_S`. What fails, the lease ends."""
-        with suppress(ValueError):
-            self._registrations.remove(registration)
+        self._registrations.remove(registration)
         connection = self._connection
         if connection is None or not self._up.is_set() or not registration.id:
             return
@@ -165,13 +199,13 @@ class RelayLink:
 
     async def _close(self) -> None:
         try:
-            for task in (self._reconnecting, *self._tasks):
-                if task is not None:
-                    task.cancel()
+            if self._reconnecting is not None:
+                self._reconnecting.cancel()
+            self._registrations.stop()
             self._search.stop()
             if self._timer is not None:
                 self._timer.cancel()
-            await asyncio.gather(*(self.end(each) for each in list(self._registrations)))
+            await asyncio.gather(*(self.end(each) for each in self._registrations))
         finally:
             connection, self._connection = self._connection, None
             if connection is not None:
@@ -270,7 +304,9 @@ class RelayLink:
         """Returns a new connection; None: the one that we have works after all."""
         while True:
             try:
-                connection = await self._search.again(self._recovered, self._register_all)
+                connection = await self._search.again(
+                    self._recovered, self._registrations.renew_all
+                )
             except Exception as error:  # any: nobody else would try again
                 _log.error("cannot look for the relay: %s: %s", type(error).__name__, error)
                 _log.info("the error's origin:", exc_info=True)
@@ -285,64 +321,42 @@ class RelayLink:
 
     async def _insist(self, registration: Registration, count: int, deadline: float) -> None:
         """Register over whichever connection there is, until it is done or refused for good."""
-        pause_s = LOST_REQUEST_PAUSE_S
+
+        async def once(connection: RelayConnection) -> None:
+            first = registration.count + 1
+            await register(connection, str(self._name), registration, first, count)
+
         while True:
-            await self._up.wait()
-            connection = self._connection
-            if connection is None:
-                raise RelayUnreachable("the connection to the relay is closed")
-            slow_s = SLOW_REQUEST_S + connection.round_trip_s
-            slow = self._loop.call_later(slow_s, self._reconnect, "a request is not answered")
             try:
-                first = registration.count + 1
-                await register(connection, str(self._name), registration, first, count)
-                self._recover()
+                await self._repeat(once)
                 return
             except RegistrationFailed as error:
                 wait_s = error.retry_after_s
                 if wait_s is None or self._loop.time() + wait_s > deadline:
                     raise
                 await asyncio.sleep(wait_s)
+
+    async def _repeat(
+        self, make: Callable[[RelayConnection], Awaitable[Made]], held_s: float = 0.0
+    ) -> Made:
+        """Make a request over whichever connection there is, until one of them brings the answer.
+
+        :raises RelayUnreachable: the link is closed.
+        """
+        pause_s = LOST_REQUEST_PAUSE_S
+        while True:
+            await self._up.wait()
+            connection = self._connection
+            if connection is None:
+                raise RelayUnreachable("the connection to the relay is closed")
+            slow_s = SLOW_REQUEST_S + connection.round_trip_s + held_s
+            slow = self._loop.call_later(slow_s, self._reconnect, "a request is not answered")
+            try:
+                made = await make(connection)
+                self._recover()
+                return made
             except RelayUnreachable:
                 await asyncio.sleep(pause_s)  # the connection is being replaced
                 pause_s *= 2
             finally:
                 slow.cancel()
-
-    async def _register_all(self, connection: RelayConnection) -> bool:
-        """Register everything again over a new connection; False: the connection is no good."""
-        authority = str(self._name)
-        try:
-            async with asyncio.timeout(SETTLE_S):
-                for registration in list(self._registrations):
-                    try:
-                        await register(connection, authority, registration, 1, registration.count)
-                    except RegistrationFailed as error:
-                        _log.warning("%s", error)
-                        self._renew_later(registration, error.retry_after_s)
-        except (RelayUnreachable, TimeoutError):
-            connection.close()
-            self._endpoint.release(connection.way)
-            return False
-        return True
-
-    def _renew_later(self, registration: Registration, wait_s: float | None) -> None:
-        delay_s = REFUSED_RETRY_S if wait_s is None else min(wait_s, LONGEST_RETRY_S)
-        task = self._loop.create_task(self._renew(registration, delay_s))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _renew(self, registration: Registration, delay_s: float) -> None:
-        await asyncio.sleep(delay_s)
-        connection = self._connection
-        if registration not in self._registrations or connection is None:
-            return
-        authority = str(self._name)
-        try:
-            await register(connection, authority, registration, 1, registration.count)
-        except RegistrationFailed as error:
-            self._renew_later(registration, error.retry_after_s)
-        except RelayUnreachable:
-            pass  # the reconnection registers it
-        else:
-            self._endpoint.probe_pipes(self._loop.time())

@@ -34,12 +34,12 @@ from hypercorn.typing import (
 )
 from hypercorn.utils import filter_pseudo_headers
 
-from relay.app import CONNECTION_EXTENSION, Connection
 from relay.http3.frames import FrameConnection
 from relay.http3.limits import Http3Limits
 from relay.http3.quic import HostConnection
 from relay.http3.report import Failure, Http3Report
 from relay.problem import PROBLEM_TYPE, problem_body
+from relay.requests import CONNECTION_EXTENSION, Connection
 from relay.wire.registration import MAX_BODY
 
 H3_NO_ERROR = 0x100

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 import pytest
 from starlette.types import Message, Scope
 
-from relay.app import CONNECTION_EXTENSION, create_app
+from relay.app import create_app
 from relay.core.limits import RateLimits
 from relay.core.path import Path
 from relay.core.registry import ConnectionIdTaken, RegistryFull
+from relay.requests import CONNECTION_EXTENSION
 from relay.wire.address import Address
 from relay.wire.outside import AddressAnswer
 from relay.wire.registration import MAX_BODY, RegisterAnswer, RegisterRequest

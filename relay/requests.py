@@ -1,0 +1,105 @@
+"""What every handler of the relay's HTTP does: who asks, what for, how often, and what goes wrong.
+
+The handlers know nothing of QUIC: whoever serves them puts the client's connection into
+`scope["extensions"]["quicpipe.connection"]`.
+"""
+
+import asyncio
+import math
+from collections.abc import Callable
+from typing import Protocol
+
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+
+from relay.core.limits import RateLimiter, RateLimits, source_of
+from relay.core.path import Path
+from relay.core.registry import HolderId
+from relay.wire.registration import MAX_BODY
+
+CONNECTION_EXTENSION = "quicpipe.connection"
+"""The key in `scope["extensions"]` under which the server puts the client's connection."""
+
+Clock = Callable[[], float]
+"""Gives seconds."""
+
+
+class Connection(Protocol):
+    """What the application needs to know of the connection that a request came on."""
+
+    @property
+    def id(self) -> HolderId:
+        """Unique among those that live."""
+
+    @property
+    def validated_path(self) -> Path | None:
+        """The way to the client, if QUIC has validated it (RFC 9000 §8); read at request time."""
+
+
+class Problem(HTTPException):
+    """An answer other than success; `detail` is for the person who reads it."""
+
+    def __init__(self, status: int, detail: str, *, retry_after_s: float | None = None) -> None:
+        headers = None if retry_after_s is None else {"retry-after": str(math.ceil(retry_after_s))}
+        super().__init__(status, detail, headers)
+
+
+class RateGuard:
+    """One rate of requests for each source, over all that this guard is asked about."""
+
+    def __init__(self, limits: RateLimits, clock: Clock | None = None) -> None:
+        """:param clock: the running loop's unless given."""
+        self._limiter = RateLimiter(limits)
+        self._clock = clock
+        self.refused = 0
+        """How many requests were too many."""
+
+    def now(self) -> float:
+        """The time on its clock, in seconds."""
+        return self._clock() if self._clock else asyncio.get_running_loop().time()
+
+    def take(self, path: Path, what: str) -> str:
+        """Count a request, and say which source it counts for (`limits.source_of`).
+
+        :param what: of which there are too many, for people.
+        :raises Problem: 429.
+        """
+        source = source_of(path.remote)
+        wait_s = self._limiter.take(source, self.now())
+        if wait_s > 0:
+            self.refused += 1
+            raise Problem(429, f"too many {what} from your address", retry_after_s=wait_s)
+        return source
+
+
+def connection_of(request: Request) -> Connection:
+    """The connection that a request came on."""
+    connection: Connection = request.scope["extensions"][CONNECTION_EXTENSION]
+    return connection
+
+
+def validated_path(connection: Connection) -> Path:
+    """The way to the client: ask after the last `await`, as it may move meanwhile.
+
+    :raises Problem: 425, it has moved just now.
+    """
+    path = connection.validated_path
+    if path is None:
+        raise Problem(425, "your new address is not validated yet; repeat the request")
+    return path
+
+
+async def read_body(request: Request) -> bytes:
+    """The whole body, at most `MAX_BODY` bytes.
+
+    :raises Problem: 413, or 400 if it ends early.
+    """
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_BODY:
+                raise Problem(413, f"the body has more than {MAX_BODY} bytes")
+    except ClientDisconnect:
+        raise Problem(400, "the body ended early") from None
+    return bytes(body)

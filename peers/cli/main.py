@@ -1,103 +1,19 @@
-"""The command line of `quicpipe`: its options, its help, its exit codes."""
+"""The command `quicpipe`: what is run for which command line, and its exit codes."""
 
-import argparse
 import asyncio
-import importlib.metadata
 import logging
 import signal
 import sys
 from collections.abc import Coroutine, Sequence
-from typing import NoReturn
 
 from ..errors import PeersError, UsageError
 from . import keys as cli_keys
 from . import pipe as cli_pipe
 from .io import occupy_standard_descriptors, require_output, say
-from .options import Options, duration, file_path, fingerprint, key_file, relay_name
+from .options import Options
+from .parser import USAGE, build_parser
 
 FAILURE = 1
-USAGE = 2
-
-_DESCRIPTION = "One end-to-end encrypted QUIC connection between two devices, through a relay."
-_EXAMPLES = """\
-example:
-  quicpipe dial --relay relay.example --invite invite.json
-      then bring invite.json to the other machine, and there:
-  quicpipe accept --invite invite.json
-
-'quicpipe COMMAND --help' says more.
-"""
-_DIAL_EXAMPLES = """\
-examples:
-  quicpipe dial --relay relay.example --invite invite.json
-      type here; on the other machine: quicpipe accept --invite invite.json
-  quicpipe dial --relay relay.example < photo.jpg | ssh host 'quicpipe accept > photo.jpg'
-      the invite travels through ssh, the photo through the relay
-
-The invite goes to standard output as one line, before what the peer sends, or to the file that
---invite names, which is removed again once it is used up.
-"""
-_ACCEPT_EXAMPLES = """\
-examples:
-  quicpipe accept < invite.json > photo.jpg
-      receive only: standard input is used up by the invite
-  quicpipe accept --invite invite.json
-      both ways: type here, it arrives there
-
-The invite names the relay, and how the two ends authenticate.
-"""
-_AUTHENTICATION = """\
-authentication:
-  without an option  a one-time key in the invite, which must be handed over unseen
-  --pairing-key-file a key that both machines have ('quicpipe keygen'); also from the environment,
-                     QUICPIPE_PAIRING_KEY_FILE or QUICPIPE_PAIRING_KEY
-  --peer             certificates, both ways ('quicpipe identity')
-"""
-_IDENTITY_EXAMPLES = """\
-example:
-  quicpipe identity
-      prints sha256:…; give it to the other side for its option --peer
-
-The identity is kept in $XDG_CONFIG_HOME/quicpipe/identity.pem (or below ~/.config).
-"""
-_KEYGEN_EXAMPLES = """\
-example:
-  quicpipe keygen --output pair.key
-      then bring pair.key to the other machine, and give --pairing-key-file pair.key at both
-"""
-
-
-class _Parser(argparse.ArgumentParser):
-    """An argument parser whose complaints have one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Say what is wrong and end with exit code 2."""
-        self.exit(USAGE, f"{self.prog}: {message} (see '{self.prog} --help')\n")
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of the command line."""
-    parser = _Parser(
-        prog="quicpipe",
-        description=_DESCRIPTION,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"quicpipe {_version()}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    _add_dial(commands)
-    _add_accept(commands)
-    identity = _add(commands, "identity", "make or show one's identity", _IDENTITY_EXAMPLES)
-    _add_identity_option(identity)
-    keygen = _add(commands, "keygen", "make a pairing key", _KEYGEN_EXAMPLES)
-    keygen.add_argument(
-        "--output",
-        type=file_path,
-        metavar="FILE",
-        help="a new file, readable by you only (default: standard output)",
-    )
-    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -174,13 +90,6 @@ def _run_async(command: Coroutine[None, None, int]) -> int:
         return 128 + ended_by[0] if ended_by else FAILURE
 
 
-def _version() -> str:
-    try:
-        return importlib.metadata.version("quicpipe")
-    except importlib.metadata.PackageNotFoundError:
-        return "(not installed)"
-
-
 def _set_up_logging(*, verbose: bool) -> None:
     """Warnings of this package as messages of the command; those of others nowhere."""
     handler = logging.StreamHandler(sys.stderr)
@@ -194,98 +103,3 @@ def _set_up_logging(*, verbose: bool) -> None:
         logging.WARNING if verbose else logging.CRITICAL
     )
     logging.getLogger().addHandler(logging.NullHandler())
-
-
-_Commands = argparse._SubParsersAction  # the only name that argparse has for it
-
-
-def _add_dial(commands: "_Commands[_Parser]") -> None:
-    parser = _add(commands, "dial", "invite a peer and wait for it", _DIAL_EXAMPLES, long=True)
-    parser.add_argument(
-        "--invite",
-        type=file_path,
-        metavar="FILE",
-        help="write the invite here (default: standard output)",
-    )
-    parser.add_argument(
-        "--expires",
-        dest="expires_s",
-        type=duration,
-        metavar="TIME",
-        help="how long to wait for the answer: 90s, 10m, 2h, 1d, or plain seconds (default: 1h)",
-    )
-    _add_relay_options(parser, "the relay; without it $QUICPIPE_RELAY (default port: 4433)")
-    _add_authentication_options(parser)
-
-
-def _add_accept(commands: "_Commands[_Parser]") -> None:
-    parser = _add(commands, "accept", "answer an invite", _ACCEPT_EXAMPLES, long=True)
-    parser.add_argument(
-        "--invite",
-        type=file_path,
-        metavar="FILE",
-        help="read the invite from here, waiting a little for it (default: standard input)",
-    )
-    _add_relay_options(parser, "reach the relay under another name than the invite's")
-    _add_authentication_options(parser)
-
-
-def _add(
-    commands: "_Commands[_Parser]", name: str, summary: str, examples: str, *, long: bool = False
-) -> _Parser:
-    return commands.add_parser(
-        name,
-        help=summary,
-        description=summary[0].upper() + summary[1:] + ".",
-        epilog=f"{_AUTHENTICATION}\n{examples}" if long else examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        # What is not given must not be set: `Options` has the defaults.
-        argument_default=argparse.SUPPRESS,
-    )
-
-
-def _add_relay_options(parser: _Parser, help_text: str) -> None:
-    parser.add_argument("--relay", type=relay_name, metavar="HOST[:PORT]", help=help_text)
-    parser.add_argument(
-        "--relay-fingerprint",
-        type=fingerprint,
-        metavar="FINGERPRINT",
-        help="trust the relay with this certificate and no other: sha256:…",
-    )
-    parser.add_argument(
-        "--original",
-        action="store_true",
-        help="talk to a peer of the Go original; nobody is authenticated then",
-    )
-    parser.add_argument(
-        "-v", "--verbose", action="store_true", help="say what happens, on standard error"
-    )
-
-
-def _add_authentication_options(parser: _Parser) -> None:
-    group = parser.add_mutually_exclusive_group()
-    group.add_argument(
-        "--pairing-key-file", type=key_file, metavar="FILE", help="the pairing key is in this file"
-    )
-    group.add_argument(
-        "--pairing-key",
-        dest="pairing_key_prompt",
-        action="store_true",
-        help="ask for the pairing key on the terminal",
-    )
-    group.add_argument(
-        "--peer",
-        dest="peers",
-        action="append",
-        type=fingerprint,
-        metavar="FINGERPRINT",
-        help="let in the peer with this certificate (repeatable)",
-    )
-    _add_identity_option(parser)
-
-
-def _add_identity_option(parser: _Parser) -> None:
-    parser.add_argument(
-        "--identity", type=file_path, metavar="FILE", help="one's own certificate and private key"
-    )

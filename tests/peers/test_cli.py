@@ -343,7 +343,7 @@ def run_with_closed_output(arguments: str, home: Path, stdin: bytes = b"") -> Re
 
 
 def test_options_that_a_command_does_not_have_keep_their_default() -> None:
-    from peers.cli.main import build_parser
+    from peers.cli.parser import build_parser
 
     options = build_parser().parse_args(["keygen"], namespace=Options())
     assert options.expires_s == 3600

@@ -14,6 +14,7 @@ from typing import Protocol
 from relay.wire.address import Address, SockAddr
 
 from .errors import RelayUnreachable, printable
+from .interfaces import IpInterface, system_gateway, system_interfaces
 from .udp import UdpSocket, canonical
 
 MAX_ADDRESSES = 16
@@ -61,6 +62,12 @@ class Network(Protocol):
         :raises RelayUnreachable: there are none; the message says why.
         """
 
+    def interfaces(self) -> tuple[IpInterface, ...]:
+        """Our own addresses that another machine may be able to reach. Quick; never raises."""
+
+    def gateway(self) -> str | None:
+        """The IPv4 address of the router that may map ports for us; None: not known."""
+
 
 class SystemNetwork:
     """The real network. Its sockets must be opened and used inside one event loop."""
@@ -107,6 +114,14 @@ class SystemNetwork:
         if not addresses:
             raise RelayUnreachable(f"the relay's name '{name}' has no IPv4 or IPv6 address")
         return interleave(addresses)[:MAX_ADDRESSES]
+
+    def interfaces(self) -> tuple[IpInterface, ...]:
+        """Those of this machine: no loopback, no link-local IPv6 ones."""
+        return system_interfaces()
+
+    def gateway(self) -> str | None:
+        """The default router."""
+        return system_gateway()
 
 
 def literal_address(host: str, port: int) -> Address | None:

@@ -7,9 +7,8 @@ from enum import StrEnum
 
 from relay.wire.address import Address
 
+from ..interfaces import IpInterface
 from ..network import DatagramSocket
-
-IpInterface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
 
 class Mapping(StrEnum):

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from peers.errors import RelayUnreachable
+from peers.interfaces import IpInterface
 from peers.network import Receive, interleave, literal_address
 from relay.wire.address import Address
 
@@ -301,6 +302,15 @@ class Host:
         if not found:
             raise RelayUnreachable(f"the name '{host}' does not resolve")
         return interleave(found)
+
+    def interfaces(self) -> tuple[IpInterface, ...]:
+        """Its addresses, in networks of 256 and of 2⁶⁴."""
+        found = ((each, 64 if ":" in each else 24) for each in self.addresses)
+        return tuple(ipaddress.ip_interface(f"{host}/{prefix}") for host, prefix in found)
+
+    def gateway(self) -> str | None:
+        """None: nobody here maps ports."""
+        return None
 
     def send(self, datagram: bytes, source: Address, destination: Address) -> None:
         """Put a datagram on the link."""

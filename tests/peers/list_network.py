@@ -3,6 +3,7 @@
 import socket
 from collections.abc import Callable, Sequence
 
+from peers.interfaces import IpInterface
 from peers.network import Receive
 from relay.wire.address import Address
 
@@ -44,6 +45,12 @@ class ListNetwork:
 
     async def resolve(self, host: str, port: int) -> list[Address]:
         raise NotImplementedError
+
+    def interfaces(self) -> tuple[IpInterface, ...]:
+        return ()
+
+    def gateway(self) -> str | None:
+        return None
 
 
 class Notes:

@@ -13,7 +13,7 @@ help:
 	@echo "make check      lint, types and format only"
 	@echo "make format     format the code"
 	@echo "make test-long  the tests that take long: many handshakes, long waits"
-	@echo "make bench      measure forwarding beside its rivals (5 minutes); docs/benchmarks.md"
+	@echo "make bench      measure forwarding beside its rivals (6 minutes); docs/benchmarks.md"
 	@echo "make bench-quick  the same in a minute, less exactly"
 	@echo "make clean      remove $(VENV) and caches"
 

@@ -19,6 +19,8 @@ from bench.scenarios import Part, curve, parts
 from relay.forwarding.batch_calls import BatchUnavailable, load_calls
 
 RESULTS = FilePath("build/bench")
+SECONDS = 0.5
+"""Of one measurement."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,10 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"bench: --check {options.check}: {error}", file=sys.stderr)
         return 2
     notes = _prepare(load_core)
-    seconds = 0.5 if options.quick else 0.8
     repeats = 3 if options.quick else 5
     budget = Budget(30.0 if options.quick else 180.0)
-    plan = Plan(repeats, seconds, forwarder_core, load_core, notes.append, budget)
+    plan = Plan(repeats, SECONDS, forwarder_core, load_core, notes.append, budget)
     start = time.monotonic()
     measured = _measure(plan, options.quick, notes)
     for note in notes:
@@ -111,7 +112,7 @@ def _measure(plan: Plan, quick: bool, notes: list[str]) -> list[Measured]:
             if _is_yardstick(each) and not capacity:
                 capacity = each.per_second
     if capacity:
-        take(curve(capacity, quick), replace(plan, repeats=1 if quick else 3, seconds=0.5))
+        take(curve(capacity, quick), replace(plan, repeats=1 if quick else 3))
     for line in map(str, ratios(measured)):
         print(line)
     disturbed = sum(result.redone for each in measured for result in each.results)
@@ -133,15 +134,18 @@ def _write(folder: FilePath, measured: Sequence[Measured], notes: Sequence[str])
     folder.mkdir(parents=True, exist_ok=True)
     machine = describe()
     (folder / "benchmarks.json").write_text(to_json(measured, machine, notes))
-    head = "\n".join(f"- {name}: {value}" for name, value in machine.items())
+    head = "\n".join(f"- {name}: {value}" for name, value in machine.items() if value)
     said = "\n".join(f"- {note}" for note in notes)
     (folder / "benchmarks.md").write_text(f"{head}\n{said}\n\n{to_markdown(measured)}")
     for each in measured:
         name = each.part.title.lower().replace(" ", "-").replace(",", "")
-        if each.results[0].scenario.rate is None:
+        rates = {result.scenario.rate for result in each.results}
+        if rates == {None}:
             plot = bars(f"{each.part.title}: packets/s", each.results)
+        elif len(rates) > 1:
+            plot = lines(each.part.title, each.results)
         else:
-            plot = lines(f"{each.part.title}: p99", each.results, "p99")
+            continue
         (folder / f"{name}.svg").write_text(plot)
 
 

@@ -91,6 +91,19 @@ class Result:
         """Median."""
         return self.median(lambda sample: sample.per_second)
 
+    def latency(self, quantile: str) -> float:
+        """Median, in microseconds."""
+        return self.median(lambda sample: sample.latency[quantile])
+
+    def ratio(self, other: "Result") -> float:
+        """Of the two capacities: the median of the ratios in each round.
+
+        Samples of a round were taken one after the other. Between rounds the machine may have
+        become slower or faster, for all of them.
+        """
+        rounds = zip(self.samples, other.samples, strict=True)
+        return statistics.median(ours.per_second / theirs.per_second for ours, theirs in rounds)
+
     @property
     def disturbed(self) -> bool:
         """Whether a sample was kept although others had used the cores: there was no better."""

@@ -7,7 +7,7 @@ from html import escape
 from bench.forwarders import TITLES
 from bench.measure import Result
 
-WIDTH = 760
+WIDTH = 800
 COLOURS = {
     "none": "#9aa0a6",
     "c": "#5f6368",
@@ -20,7 +20,7 @@ COLOURS = {
 _FONT = 'font-family="sans-serif" font-size="12"'
 _BAR = 18
 _LABELS = 250
-_LEFT, _TOP, _BOTTOM, _RIGHT = 70, 40, 50, 230
+_LEFT, _TOP, _BOTTOM, _RIGHT = 70, 40, 50, 270
 
 
 def bars(title: str, results: Sequence[Result]) -> str:
@@ -36,9 +36,8 @@ def bars(title: str, results: Sequence[Result]) -> str:
             conditions = scenario.conditions
             y += 22
             receiver = ", receiver with GRO" if scenario.receiver_gro else ""
-            parts.append(
-                _text(10, y, f"{scenario.size} bytes, {scenario.ids:,} connection IDs{receiver}")
-            )
+            ids = "1 connection ID" if scenario.ids == 1 else f"{scenario.ids:,} connection IDs"
+            parts.append(_text(10, y, f"{scenario.size} bytes, {ids}{receiver}"))
             y += 8
         values = [sample.per_second for sample in each.samples]
         low, high = (_LABELS + value * scale for value in (min(values), max(values)))
@@ -55,20 +54,22 @@ def bars(title: str, results: Sequence[Result]) -> str:
     return _document(y + 20, parts)
 
 
-def lines(title: str, results: Sequence[Result], quantile: str) -> str:
-    """One quantile of the latency against load, both axes logarithmic."""
+def lines(title: str, results: Sequence[Result]) -> str:
+    """Latency against load, both axes logarithmic: p50, and dashed p99."""
     height = 420
+    names = list(dict.fromkeys(each.forwarder for each in results))
     points = {
-        name: [
-            (each.scenario.rate or 1.0, max(1.0, each.median(lambda s: s.latency[quantile])))
+        (name, quantile): [
+            (each.scenario.rate or 1.0, max(1.0, each.latency(quantile)))
             for each in results
             if each.forwarder == name
         ]
-        for name in dict.fromkeys(each.forwarder for each in results)
+        for name in names
+        for quantile in ("p50", "p99")
     }
     x = _Scale([rate for line in points.values() for rate, _ in line], _LEFT, WIDTH - _RIGHT)
     y = _Scale([delay for line in points.values() for _, delay in line], height - _BOTTOM, _TOP)
-    parts = [_text(10, 24, title, size=15)]
+    parts = [_text(10, 24, f"{title}: p50, and dashed p99", size=15)]
     for rate in x.ticks():
         parts.append(_line(x(rate), _TOP, x(rate), height - _BOTTOM))
         parts.append(_text(x(rate), height - _BOTTOM + 18, f"{rate:,.0f}", anchor="middle"))
@@ -76,16 +77,15 @@ def lines(title: str, results: Sequence[Result], quantile: str) -> str:
         parts.append(_line(_LEFT, y(delay), WIDTH - _RIGHT, y(delay)))
         parts.append(_text(_LEFT - 8, y(delay) + 4, f"{delay:,.0f}", anchor="end"))
     parts.append(_text((_LEFT + WIDTH - _RIGHT) / 2, height - 12, "packets/s", anchor="middle"))
-    parts.append(_text(_LEFT, _TOP - 6, "us"))
-    for index, (name, line) in enumerate(points.items()):
+    parts.append(_text(_LEFT - 8, height - _BOTTOM + 18, "us", anchor="end"))
+    for (name, quantile), line in points.items():
         path = " ".join(f"{x(rate):.1f},{y(delay):.1f}" for rate, delay in line)
+        dashes = ' stroke-dasharray="2 4"' if quantile == "p99" else ""
         parts.append(
-            f'<polyline points="{path}" fill="none" stroke="{COLOURS[name]}" stroke-width="2"/>'
+            f'<polyline points="{path}" fill="none" stroke="{COLOURS[name]}" '
+            f'stroke-width="2"{dashes}/>'
         )
-        parts += [
-            f'<circle cx="{x(rate):.1f}" cy="{y(delay):.1f}" r="3" fill="{COLOURS[name]}"/>'
-            for rate, delay in line
-        ]
+    for index, name in enumerate(names):
         at = _TOP + 20 + 20 * index
         parts.append(
             f'<rect x="{WIDTH - _RIGHT + 10}" y="{at - 9}" width="10" height="10" '

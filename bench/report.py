@@ -43,44 +43,29 @@ class Ratio:
 def ratios(measured: Iterable[Measured]) -> list[Ratio]:
     """Those that can be made of what was measured."""
     found = _Figures(result for each in measured for result in each.results)
-    made: list[Ratio | None] = []
+    made: list[Ratio] = []
     for size in (100, 1200):
-        ours = found.capacity(OURS, 1000, size)
-        made += [
-            _ratio(
-                f"batch loop / C loop, {size} bytes, 1,000 IDs",
-                ours,
-                found.capacity("c", 1000, size),
-                at_least=0.85,
-            ),
-            _ratio(
-                f"batch loop / coturn, {size} bytes",
-                ours,
-                found.capacity("coturn", 1000, size),
-                at_least=1.15,
-            ),
-            _ratio(
-                f"batch loop / C loop, {size} bytes, 100,000 IDs",
-                found.capacity(OURS, 100_000, size),
-                found.capacity("c", 100_000, size),
-                at_least=0.7,
-            ),
-        ]
-    single = found.capacity(OURS, 1000, 1200)
+        for name, rival, ids, least in (
+            (f"batch loop / C loop, {size} bytes, 1,000 IDs", "c", 1000, 0.85),
+            (f"batch loop / coturn, {size} bytes", "coturn", 1000, 1.15),
+            (f"batch loop / C loop, {size} bytes, 100,000 IDs", "c", 100_000, 0.7),
+        ):
+            ours, theirs = found.single(OURS, ids, size), found.single(rival, ids, size)
+            if ours and theirs:
+                made.append(Ratio(name, ours.ratio(theirs), at_least=least))
+    single = found.single(OURS, 1000, 1200)
     for gro, least in ((False, 1.7), (True, 2.8)):
         receiver = "a receiver with GRO" if gro else "a receiver without GRO"
         name = f"GSO senders / single packets, 1,200 bytes, {receiver}"
-        made.append(_ratio(name, found.gso(OURS, 1200, gro), single, at_least=least))
+        bursts = found.gso(OURS, 1200, gro)
+        if single and bursts:
+            made.append(Ratio(name, bursts / single.per_second, at_least=least))
     for quantile, most in (("p50", 1.3), ("p99", 2.0)):
-        made.append(
-            _ratio(
-                f"{quantile} of the batch loop / of the C loop, 10,000 packets/s",
-                found.latency(OURS, quantile),
-                found.latency("c", quantile),
-                at_most=most,
-            )
-        )
-    return [each for each in made if each is not None]
+        mine, yardstick = found.latency(OURS, quantile), found.latency("c", quantile)
+        if mine and yardstick:
+            name = f"{quantile} of the batch loop / of the C loop, 10,000 packets/s"
+            made.append(Ratio(name, mine / yardstick, at_most=most))
+    return made
 
 
 def regressions(
@@ -137,12 +122,12 @@ class _Figures:
     def __init__(self, results: Iterable[Result]) -> None:
         self._results = list(results)
 
-    def capacity(self, forwarder: str, ids: int, size: int) -> float | None:
+    def single(self, forwarder: str, ids: int, size: int) -> Result | None:
         for each in self._results:
             scenario = each.scenario
             single = scenario.segments == 1 and not scenario.both_ways and scenario.rate is None
             if single and (each.forwarder, scenario.ids, scenario.size) == (forwarder, ids, size):
-                return each.per_second
+                return each
         return None
 
     def gso(self, forwarder: str, size: int, gro: bool) -> float | None:
@@ -156,20 +141,8 @@ class _Figures:
     def latency(self, forwarder: str, quantile: str) -> float | None:
         for each in self._results:
             if each.forwarder == forwarder and each.scenario.rate == LATENCY_RATE:
-                return each.median(lambda sample: sample.latency[quantile])
+                return each.latency(quantile)
         return None
-
-
-def _ratio(
-    name: str,
-    ours: float | None,
-    theirs: float | None,
-    at_least: float | None = None,
-    at_most: float | None = None,
-) -> Ratio | None:
-    if not ours or not theirs:
-        return None
-    return Ratio(name, ours / theirs, at_least, at_most)
 
 
 def _capacity_table(results: Sequence[Result]) -> str:
@@ -182,7 +155,7 @@ def _capacity_table(results: Sequence[Result]) -> str:
         values = [sample.per_second for sample in each.samples]
         yardstick = next(
             (
-                other.per_second
+                other
                 for other in results
                 if other.scenario.conditions == scenario.conditions
                 and other.forwarder in ("c", "c-gro")
@@ -194,7 +167,7 @@ def _capacity_table(results: Sequence[Result]) -> str:
             f"| {scenario.size} | {scenario.ids:,} | {'GRO' if scenario.receiver_gro else ''} "
             f"| {TITLES[each.forwarder]} "
             f"| {each.per_second:,.0f} ({min(values):,.0f} to {max(values):,.0f}){_mark(each)} "
-            f"| {f'{each.per_second / yardstick:.2f}' if yardstick else ''} "
+            f"| {f'{each.ratio(yardstick):.2f}' if yardstick else ''} "
             f"| {f'{sorted(cpu)[len(cpu) // 2]:.2f}' if cpu else ''} |"
         )
     return "\n".join(rows)
@@ -207,7 +180,7 @@ def _latency_table(results: Sequence[Result]) -> str:
     ]
 
     def quantile(name: str) -> "list[str]":
-        return [f"{result.median(lambda sample: sample.latency[name]):,.0f}" for result in results]
+        return [f"{result.latency(name):,.0f}" for result in results]
 
     columns = zip(results, quantile("p50"), quantile("p99"), quantile("p999"), strict=True)
     for each, p50, p99, p999 in columns:

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from . import keys
 from .errors import AuthenticationFailed, CloseCode, PeersError, PipeClosed, UsageError, printable
 from .identity import Identity, fingerprint_of, parse_fingerprint
 from .invite import KEY_LENGTH, AuthKind
+from .keys import check_strength
 from .quic.connection import PeerConnection
 from .quic.parts import (
     CRYPTO_ERROR,
@@ -117,7 +117,7 @@ class PairingKey(_SharedKey):
 
     def __init__(self, key: bytes) -> None:
         """:raises KeyInvalid: below 128 bits: it could be guessed from the invite (RFC 9257 §4)."""
-        keys.check_strength(key)
+        check_strength(key)
         super().__init__(key)
 
 

@@ -17,6 +17,7 @@ class CloseCode(IntEnum):
     DONE = 0
     FAILED = 1
     AUTHENTICATION_FAILED = 2
+    PROTOCOL_VIOLATION = 3
 
 
 # What the user gave us.
@@ -107,6 +108,10 @@ class PipeClosed(PeersError):
 
 class PipeLost(PipeClosed):
     """The pipe ended without a word: the other peer has died or cannot be reached any more."""
+
+
+class NoDirectPath(PeersError):
+    """Only a direct path will do, and there is none. The text says what was tried."""
 
 
 class StreamReset(PeersError):

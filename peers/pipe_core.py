@@ -2,13 +2,16 @@
 
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 from aioquic.quic import events
 
 from .auth import Authentication, Peer, explain_failure, other_role, refuse
 from .connection import Routes
+from .control import MAX_QUEUED, ControlMalformed, MessageReader, frame
 from .errors import (
     AuthenticationFailed,
+    CloseCode,
     InviteExpired,
     NoAnswer,
     PeersError,
@@ -29,6 +32,22 @@ DIALER_PATIENCE_S = 1.0
 
 DATAGRAMS_UNREAD = 256
 """Datagrams kept until the application fetches them; one more, and the oldest is dropped."""
+
+_MOST_EARLY = 16
+"""Messages that are kept until the pipe is open."""
+
+
+class Companion(Protocol):
+    """Who talks to the other peer on the control stream: the search for direct paths."""
+
+    def pipe_opened(self, now: float) -> None:
+        """Both ends have accepted each other. Called once."""
+
+    def message_received(self, body: bytes, now: float) -> None:
+        """The other end sent this on its control stream, 1 to 4,096 bytes."""
+
+    def pipe_ended(self) -> None:
+        """The pipe is over. Called once."""
 
 
 class PipeCore:
@@ -52,6 +71,13 @@ class PipeCore:
         self._candidate: Peer | None = None  # authenticated by us, perhaps not yet we by it
         self._error: PeersError | None = None
         self._watched: dict[int, Stream] = {}
+        self._has_control = auth.kind is not None  # the original's peers have no control stream
+        self._control_reader = MessageReader()
+        self._early: list[bytes] = []  # messages that came before the pipe was open
+        self._control_stopped = False  # the other end listens no more
+        self.companion: Companion | None = None
+        self.control_dropped = 0
+        """Messages that were not sent, as too many waited, or the other end takes none."""
 
         self.peer: Peer | None = None
         """Set when the pipe is open: both ends have accepted each other."""
@@ -89,6 +115,17 @@ class PipeCore:
             self._look_for_end(None)
             self._schedule()
 
+    def send_control(self, body: bytes) -> None:
+        """Send a message of 1 to 4,096 bytes to the other end's companion, reliably, in order."""
+        ours, _ = self._quic.control_stream_ids
+        framed = frame(body)
+        is_full = self._quic.unacknowledged(ours) + len(framed) > MAX_QUEUED
+        if self._control_stopped or is_full or not self.is_open:
+            self.control_dropped += 1
+            return
+        self._quic.send_control(framed)
+        self._schedule()
+
     # `Connection`, for the endpoint
 
     def receive_datagram(self, datagram: bytes, now: float) -> None:
@@ -99,10 +136,10 @@ class PipeCore:
     def process(self, now: float) -> None:
         """Handle what QUIC has to report."""
         while (event := self._quic.next_event()) is not None:
-            if self._error is None:
+            if self._error is None and not self._handle_control(event, now):
                 self._handle(event)
         if self._candidate is not None and self.peer is None:
-            self._look_whether_open()
+            self._look_whether_open(now)
         if self._watched:
             self._watched = {
                 stream_id: stream
@@ -168,6 +205,37 @@ class PipeCore:
         interval_s = KEEPALIVE_S + (DIALER_PATIENCE_S if self._quic.is_client else 0.0)
         return max(self._heard_at or 0.0, self._asked_at) + interval_s
 
+    def _handle_control(self, event: events.QuicEvent, now: float) -> bool:
+        """Whether the event is the control streams', and not for the application."""
+        stream_id = getattr(event, "stream_id", None)
+        if stream_id is None or not self._has_control:
+            return False
+        ours, theirs = self._quic.control_stream_ids
+        if stream_id == ours:
+            self._control_stopped = True  # all that can be heard of it is STOP_SENDING
+            return True
+        if stream_id != theirs:
+            return False
+        match event:
+            case events.StreamDataReceived():
+                self._quic.consumed(stream_id, len(event.data))
+                self._take_messages(event.data, now)
+            case events.StreamReset():
+                self._quic.end_receiving(stream_id)
+        return True
+
+    def _take_messages(self, data: bytes, now: float) -> None:
+        try:
+            bodies = self._control_reader.feed(data)
+        except ControlMalformed as error:
+            self.finish(CloseCode.PROTOCOL_VIOLATION, str(error))
+            return
+        if self.peer is None:  # HANDSHAKE_DONE is still to come
+            self._early += bodies[: _MOST_EARLY - len(self._early)]
+        elif self.companion is not None:
+            for body in bodies:
+                self.companion.message_received(body, now)
+
     def _handle(self, event: events.QuicEvent) -> None:
         match event:
             case events.StreamDataReceived():
@@ -194,11 +262,16 @@ class PipeCore:
             refuse(self._quic, error)
             self._end(error)
 
-    def _look_whether_open(self) -> None:
+    def _look_whether_open(self, now: float) -> None:
         # The server's last word in the handshake says that it has checked us, too.
         if self._quic.is_handshake_confirmed and self._quic.end is None:
             self.peer = self._candidate
             self.changes.wake()
+            if self.companion is not None:
+                self.companion.pipe_opened(now)
+                for body in self._early:
+                    self.companion.message_received(body, now)
+            self._early.clear()
 
     def _stream(self, stream_id: int) -> Stream | None:
         """The stream, made if the other end has just opened it; None: it is over."""
@@ -245,6 +318,9 @@ class PipeCore:
             stream.pipe_ended()
         for waiters in (self.changes, self.acceptors, self.datagram_readers):
             waiters.wake()
+        companion, self.companion = self.companion, None
+        if companion is not None:
+            companion.pipe_ended()
 
     def _explain(self, end: End, silence_s: float) -> PeersError:
         other = other_role(self._quic)

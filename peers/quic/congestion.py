@@ -6,7 +6,7 @@ flight (nothing, after an outage), and both leave slow start at the first jitter
 
 from collections.abc import Iterable
 
-from aioquic.quic.congestion.base import QuicCongestionControl
+from aioquic.quic.congestion.base import K_INITIAL_WINDOW, QuicCongestionControl
 from aioquic.quic.packet_builder import QuicSentPacket
 
 MINIMUM_WINDOW_PACKETS = 2
@@ -49,6 +49,22 @@ class PipeCongestionControl(QuicCongestionControl):
         """Seconds after `_epoch_start` at which CUBIC is back at the window before the loss (K)."""
         self._reno_window = 0.0
         self._reno_at = 0.0
+        self.acknowledged_at: float | None = None
+        """When a packet that counts here was last acknowledged; None: none was yet."""
+
+    def resume(self) -> None:
+        """The path is used again, after a while, with nothing in flight: begin at half the window.
+
+        Slow start leads back to what it was (RFC 9000 §9.4 permits to keep what is still true).
+        """
+        self.bytes_in_flight = self._peak = self._former_peak = 0
+        least = K_INITIAL_WINDOW * self._packet
+        if self.congestion_window > least:
+            self.ssthresh = self.congestion_window
+            self.congestion_window = max(self.congestion_window // 2, least)
+        self._recovery_start = -1.0
+        self._epoch_start = None
+        self.acknowledged_at = None
 
     def on_packet_sent(self, *, packet: QuicSentPacket) -> None:
         """Count the packet as in flight."""
@@ -64,6 +80,7 @@ class PipeCongestionControl(QuicCongestionControl):
         """Let the window grow, unless it was not used (RFC 9002 §7.8) or is recovering (§7.3.2)."""
         size = packet.sent_bytes
         self.bytes_in_flight -= size
+        self.acknowledged_at = now
         is_used = max(self._peak, self._former_peak) * 2 > self.congestion_window
         if not is_used or packet.sent_time is None or packet.sent_time <= self._recovery_start:
             return

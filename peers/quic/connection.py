@@ -14,10 +14,13 @@ closing. Overridden in all of them:
 - `_receive_version_negotiation_packet`, `_receive_retry_packet`: a waiting dialer ignores both;
 - `_handle_connection_close_frame`, `_initialize`: to know who closed; to ask for a certificate;
 - `_handle_path_challenge_frame`: to know that the other end sees us at another address;
+- `change_connection_id`: at a switch of the path only, and the old one stays valid for a while;
+- `_write_stream_frame`, `_write_datagram_frame`: nothing of the application while it is held back;
 - `_loss`: see recovery.py and congestion.py.
 """
 
 import logging
+from collections.abc import Hashable
 
 from aioquic import tls
 from aioquic._buffer import Buffer
@@ -34,7 +37,15 @@ from aioquic.quic.recovery import QuicPacketSpace
 from ..connection_ids import ConnectionIdSource
 from .farewell import Farewell
 from .handshake import SMALLEST_INITIAL, HandshakeConnection
-from .parts import CRYPTO_ERROR, End, EndedBy, QuicStatistics, TlsParts, TransportSettings
+from .parts import (
+    CRYPTO_ERROR,
+    PIPE_ALPN,
+    End,
+    EndedBy,
+    QuicStatistics,
+    TlsParts,
+    TransportSettings,
+)
 from .recovery import PipeRecovery
 
 PEER = ("peer", 0)
@@ -51,6 +62,8 @@ _FULL_FLIGHT = 3 * SMALLEST_INITIAL
 """Bytes that a server may need for its first flight: two datagrams with a certificate, and room."""
 _SHORTEST_IDLE_S = 3.0
 """The other end may wish for less, but three probe timeouts must fit (RFC 9000 §10.1)."""
+_REORDERING = 4096
+"""Packets. What a slower path still carries after a switch may be so far behind: 5 MB."""
 _MOST_CLOSING_RANGES = 32
 """Of an acknowledgement beside a close: 16 bytes each at most, and both must fit in one packet."""
 
@@ -92,6 +105,8 @@ class PeerConnection(HandshakeConnection):
             send_probe=self._send_probe,
             logger=self._logger,
         )
+        if parts.alpn == PIPE_ALPN:
+            self.reserve_control_streams()
         self._muted = False
         self._idle_s = settings.idle_timeout_s
         self._now = 0.0
@@ -168,6 +183,7 @@ class PeerConnection(HandshakeConnection):
         if not self._network_paths:
             return []
         closing = self._close_pending
+        self.retire_old_connection_ids(now)
         self._acknowledge_batch(now)
         self._renew_keys()
         datagrams = [datagram for datagram, _ in self.datagrams_to_send(now)]
@@ -187,6 +203,8 @@ class PeerConnection(HandshakeConnection):
             timer = min(timer, self._farewell.next_at())
         if timer is not None and self.is_blocked_by_amplification:
             timer = min(timer, self._loss.probe_at())
+        if timer is not None and self._old_ids:
+            timer = min(timer, self._old_ids[0][0])
         return timer
 
     def handle_time(self, now: float) -> None:
@@ -206,6 +224,22 @@ class PeerConnection(HandshakeConnection):
         """The way may have come back: find out within a round trip (docs/protocol.md §6.4)."""
         if self._state is QuicConnectionState.CONNECTED and not self._muted:
             self._loss.probe_now(now)
+
+    def switch_path(self, path: Hashable, now: float, round_trip_s: float | None = None) -> None:
+        """What is sent goes another way from now on: begin anew there (RFC 9000 §9.4, §9.5).
+
+        With a fresh connection ID, if the other end has one left, with a congestion window and
+        round-trip times of its own, and with a probe at once.
+
+        :param path: names the way; None is the one that the connection began with.
+        :param round_trip_s: what is known of it from elsewhere.
+        """
+        if self._state is not QuicConnectionState.CONNECTED or not self._handshake_confirmed:
+            return
+        self.take_fresh_connection_id(now)
+        # What comes by the slower of two paths must not be taken for a duplicate.
+        self._spaces[tls.Epoch.ONE_RTT].received_packets._size = _REORDERING
+        self._loss.switch(path, now, round_trip_s)
 
     def finish(self, code: int, reason: str) -> None:
         """Close with an application error code (docs/protocol.md §6.3)."""
@@ -252,6 +286,21 @@ class PeerConnection(HandshakeConnection):
     def has_unacknowledged(self) -> bool:
         """Whether anything in flight awaits an acknowledgement."""
         return any(space.ack_eliciting_in_flight for space in self._loss.spaces)
+
+    @property
+    def acknowledged_at(self) -> float | None:
+        """When something that the present path has carried was last acknowledged; None: never."""
+        return self._loss.acknowledged_at
+
+    @property
+    def asked_at(self) -> float:
+        """When something was last sent that must be acknowledged; 0.0: never."""
+        return self._loss.asked_at
+
+    @property
+    def smoothed_rtt_s(self) -> float:
+        """Of the present path, in seconds; 0.0: not measured yet."""
+        return self._loss.smoothed_rtt
 
     def statistics(self) -> QuicStatistics:
         """A snapshot."""

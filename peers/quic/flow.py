@@ -9,7 +9,7 @@ from typing import Any
 
 from aioquic.quic.connection import MAX_STREAM_DATA_FRAME_CAPACITY, Limit, QuicConnection
 from aioquic.quic.packet import QuicFrameType
-from aioquic.quic.packet_builder import QuicPacketBuilder
+from aioquic.quic.packet_builder import QuicPacketBuilder, QuicPacketBuilderStop
 from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.quic.stream import QuicStream
 
@@ -60,13 +60,16 @@ class FlowControlledConnection(QuicConnection):
         self._local_max_streams_bidi = GrantedLimit(
             QuicFrameType.MAX_STREAMS_BIDI, "max_streams_bidi", settings.max_streams
         )
-        self._local_max_streams_uni = GrantedLimit(
+        self._local_max_streams_uni: GrantedLimit = GrantedLimit(
             QuicFrameType.MAX_STREAMS_UNI, "max_streams_uni", settings.max_streams
         )
         self._consumed = 0
         self._consumed_of: dict[int, int] = {}
         """Bytes read, by stream, until the stream's receiving part ends."""
         self._datagram_frames_dropped = 0
+        self._control_stream: int | None = None  # ours, when it is open
+        self.is_held = False
+        """Whether what the application sends waits. Only the control stream goes on."""
 
     # Receiving
 
@@ -122,6 +125,27 @@ class FlowControlledConnection(QuicConnection):
         """Whether we opened it (RFC 9000 §2.1: bit 0 is set on those of the server)."""
         return (stream_id & 1 == 0) == self._is_client
 
+    # The peers' own streams (docs/protocol.md §6.3)
+
+    def reserve_control_streams(self) -> None:
+        """Keep the first unidirectional stream of each end from the application."""
+        self._local_next_stream_id_uni += 4
+        self._local_max_streams_uni.grant(self._settings.max_streams + 1)
+
+    @property
+    def control_stream_ids(self) -> tuple[int, int]:
+        """Ours, and the other end's (RFC 9000 §2.1)."""
+        return (2, 3) if self._is_client else (3, 2)
+
+    def send_control(self, data: bytes) -> None:
+        """Send on our control stream. Not before the handshake is complete."""
+        following = self._local_next_stream_id_uni
+        if self._control_stream is None:
+            # aioquic makes streams in order, and takes what it has passed for finished.
+            self._control_stream = self._local_next_stream_id_uni = self.control_stream_ids[0]
+        self.send_stream_data(self._control_stream, data)
+        self._local_next_stream_id_uni = following
+
     # Sending
 
     def open_stream(self, *, unidirectional: bool) -> int:
@@ -166,6 +190,24 @@ class FlowControlledConnection(QuicConnection):
         self.send_datagram_frame(data)
 
     # Overridden
+
+    def _write_stream_frame(
+        self,
+        builder: QuicPacketBuilder,
+        space: QuicPacketSpace,
+        stream: QuicStream,
+        max_offset: int,
+    ) -> int:
+        if self.is_held and stream.stream_id != self._control_stream:
+            return 0
+        return super()._write_stream_frame(builder, space, stream, max_offset)
+
+    def _write_datagram_frame(
+        self, builder: QuicPacketBuilder, data: bytes, frame_type: int
+    ) -> bool:
+        if self.is_held:
+            raise QuicPacketBuilderStop  # as if the packet had no room for it
+        return super()._write_datagram_frame(builder, data, frame_type)
 
     def _write_stream_limits(
         self, builder: QuicPacketBuilder, space: QuicPacketSpace, stream: QuicStream

@@ -10,6 +10,9 @@ from ..connection_ids import ConnectionIdSource
 from .flow import FlowControlledConnection
 from .parts import TransportSettings
 
+RETIRE_AFTER_S = 1.0
+"""Seconds after a switch in which packets with the former connection ID may still arrive."""
+
 _CONNECTION_IDS = 8
 """At most so many per side (RFC 9000 §5.1.1), as far as the other end takes them."""
 
@@ -25,6 +28,8 @@ class RoutedConnection(FlowControlledConnection):
         self._connection_ids = connection_ids
         self._routes: Routes | None = None
         self._routed: set[bytes] = set()
+        # Destination connection IDs that are no longer used, and when each is to be retired.
+        self._old_ids: list[tuple[float, QuicConnectionId]] = []
         self._take_first_connection_id()
 
     def follow_routes(self, routes: Routes) -> None:
@@ -45,7 +50,31 @@ class RoutedConnection(FlowControlledConnection):
         if self._handshake_complete and self._state is QuicConnectionState.CONNECTED:
             self._replenish_connection_ids()
 
+    def take_fresh_connection_id(self, now: float) -> bool:
+        """Use another destination connection ID from now on (RFC 9000 §9.5); False: none is left.
+
+        The former one is retired a little later: packets that carry it may be under way, and the
+        other end drops them when it has heard that it is retired.
+        """
+        if not self._peer_cid_available:
+            return False
+        self._old_ids.append((now + RETIRE_AFTER_S, self._peer_cid))
+        self._consume_peer_cid()
+        return True
+
+    def retire_old_connection_ids(self, now: float) -> None:
+        """Retire what `take_fresh_connection_id` has left long enough ago."""
+        while self._old_ids and self._old_ids[0][0] <= now:
+            self._retire_peer_cid(self._old_ids.pop(0)[1])
+
     # Overridden
+
+    def change_connection_id(self) -> None:
+        """Nothing: aioquic's server would follow each change of the client's by one of its own.
+
+        Packets of two paths arrive mixed, so each change would be followed by many. Here each end
+        changes when its own path does, so no connection ID is ever used on two paths.
+        """
 
     def _replenish_connection_ids(self) -> None:
         # Only what is registered: fewer connection IDs do no harm, unroutable ones would.

@@ -1,14 +1,17 @@
 """Loss recovery (RFC 9002) as a pipe needs it: patient with the other end, impatient with the way.
 
 aioquic doubles the probe timeout without an end: after an outage of a minute the next probe comes a
-minute later. Here the interval between two probes has a cap, and a probe can be asked for.
+minute later. Here the interval between two probes has a cap, and a probe can be asked for. And a
+pipe can go another way: `switch` then begins anew with congestion control and round-trip times.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
 from logging import LoggerAdapter
 from typing import Any
 
 from aioquic.quic.packet_builder import QuicSentPacket
+from aioquic.quic.rangeset import RangeSet
 from aioquic.quic.recovery import (
     K_MICRO_SECOND,
     QuicPacketPacer,
@@ -17,6 +20,7 @@ from aioquic.quic.recovery import (
 )
 
 from .congestion import PipeCongestionControl
+from .former import FormerPackets
 
 HANDSHAKE_PROBE_INTERVAL_S = 0.5
 """The most between two probes before the handshake is confirmed. It must get through a way that
@@ -25,6 +29,9 @@ loses half of all datagrams in either direction within 15 s: that takes some thi
 PROBE_INTERVAL_S = 1.0
 """The most between two probes later on. A way that comes back is noticed within that time even if
 nobody asks for a probe. (More if one probe timeout of the path is longer.)"""
+
+_SHORTEST_INITIAL_RTT_S = 0.025
+"""The other end may take that long to acknowledge (max_ack_delay)."""
 
 _MAX_BACKOFF = 10
 """Doublings of the probe timeout; more would only overflow."""
@@ -39,6 +46,12 @@ _HEADROOM = 1.25
 """RFC 9002 §7.7: pace a little faster than the window allows, or it is never used up."""
 
 
+REMEMBERED_S = 60.0
+"""Seconds for which it is worth to know how a path was that is not used any more."""
+REMEMBERED_PATHS = 4
+"""So many paths at the most: the relay's, and the latest direct ones."""
+
+
 class PipePacer(QuicPacketPacer):
     """Spreads packets over the round trip, in bursts that suit the loop's timers."""
 
@@ -51,8 +64,22 @@ class PipePacer(QuicPacketPacer):
         self.bucket_time = min(self.bucket_time, self.bucket_max)
 
 
+@dataclass(frozen=True, slots=True)
+class _PathState:
+    """What is known of a path that is not used at present."""
+
+    left_at: float
+    congestion: PipeCongestionControl
+    round_trip: dict[str, float]
+
+
+_ROUND_TRIP = ("_rtt_latest", "_rtt_min", "_rtt_smoothed", "_rtt_variance")
+
+
 class PipeRecovery(QuicPacketRecovery):
     """Decides what is lost and when to probe. Counts what it does."""
+
+    _cc: PipeCongestionControl
 
     def __init__(
         self,
@@ -73,6 +100,10 @@ class PipeRecovery(QuicPacketRecovery):
         )
         self._cc = PipeCongestionControl(max_datagram_size=max_datagram_size)
         self._pacer = PipePacer(max_datagram_size=max_datagram_size)
+        self._max_datagram_size = max_datagram_size
+        self._path: Hashable = None
+        self._left: dict[Hashable, _PathState] = {}  # the latest last
+        self._former = FormerPackets()
         self.packets_lost = 0
         """Packets declared lost, those that a probe repeats too early included."""
         self.probe_timeouts = 0
@@ -87,6 +118,46 @@ class PipeRecovery(QuicPacketRecovery):
     def smallest_rtt(self) -> float:
         """Seconds; 0.0 before the first measurement."""
         return self._rtt_min if self._rtt_initialized else 0.0
+
+    @property
+    def acknowledged_at(self) -> float | None:
+        """When a packet that the present path has carried was last acknowledged; None: none was."""
+        return self._cc.acknowledged_at
+
+    @property
+    def asked_at(self) -> float:
+        """When an ack-eliciting packet was last sent; 0.0: never."""
+        return self._time_of_last_sent_ack_eliciting_packet
+
+    def switch(self, path: Hashable, now: float, round_trip_s: float | None) -> None:
+        """The connection goes another way from now on (RFC 9000 §9.4); probe it at once.
+
+        What was sent by the former path neither measures the new one nor congests it. It is given
+        up a probe timeout of the former path after it was sent: so what that path still carries
+        is not sent twice, and what it has swallowed is sent again at once.
+
+        :param path: names the way; None is the one that the connection began with. One that was
+            left less than `REMEMBERED_S` ago is taken for what it was then.
+        :param round_trip_s: of a path that is not remembered; None: not known.
+        """
+        patience_s = self.get_probe_timeout()
+        for space in self.spaces:
+            self._former.add(self._drain(space), patience_s)
+        round_trip = {each: getattr(self, each) for each in _ROUND_TRIP}
+        if self._rtt_initialized:
+            self._left[self._path] = _PathState(now, self._cc, round_trip)
+        while len(self._left) > REMEMBERED_PATHS:
+            del self._left[next(iter(self._left))]
+        self._path = path
+        known = self._left.pop(path, None)
+        self._pacer = PipePacer(max_datagram_size=self._max_datagram_size)
+        if known is not None and now - known.left_at < REMEMBERED_S:
+            self._resume_path(known)
+        else:
+            self._begin_path(round_trip_s)
+        self._rtt_first_sample_time = now
+        self._pto_count = 0
+        self._send_probe()
 
     def probe_at(self) -> float:
         """When the next probe would be due, whatever may forbid to send it."""
@@ -117,19 +188,66 @@ class PipeRecovery(QuicPacketRecovery):
 
     def get_loss_detection_time(self, *, amplification_limited: bool) -> float | None:
         """As RFC 9002 §A.8, with the back-off capped."""
-        at = super().get_loss_detection_time(amplification_limited=amplification_limited)
-        if at is None or self._get_loss_space() is not None:
+        at = self._detection_time(amplification_limited)
+        if not self._former:
             return at
-        return self.probe_at()
+        return self._former.next_at if at is None else min(at, self._former.next_at)
 
     def on_loss_detection_timeout(self, *, now: float) -> None:
         """The time of `get_loss_detection_time` has come."""
+        if self._former and self._former.next_at <= now:
+            self.packets_lost += self._former.expire(now)
+            at = self._detection_time(False)
+            if at is None or now < at:
+                return
         if self._get_loss_space() is None:
             self.probe_timeouts += 1
         # A microsecond later: aioquic sets the timer to `sent + delay` and decides by
         # `now - delay`, which may round the other way; the timer would come again and again.
         super().on_loss_detection_timeout(now=now + K_MICRO_SECOND)
         self._pto_count = min(self._pto_count, _MAX_BACKOFF)
+
+    def on_ack_received(
+        self, *, ack_rangeset: RangeSet, ack_delay: float, now: float, space: QuicPacketSpace
+    ) -> None:
+        """RFC 9002 §A.7; what the former path has carried counts for nothing but itself."""
+        if self._former and space.is_application_data:
+            self._former.acknowledge(ack_rangeset)
+        super().on_ack_received(
+            ack_rangeset=ack_rangeset, ack_delay=ack_delay, now=now, space=space
+        )
+
+    def _detection_time(self, amplification_limited: bool) -> float | None:
+        at = super().get_loss_detection_time(amplification_limited=amplification_limited)
+        if at is None or self._get_loss_space() is not None:
+            return at
+        return self.probe_at()
+
+    def _drain(self, space: QuicPacketSpace) -> list[QuicSentPacket]:
+        """Take all packets in flight away from a space: nothing of it counts any more."""
+        packets = list(space.sent_packets.values())
+        self._cc.on_packets_expired(packets=[each for each in packets if each.in_flight])
+        space.sent_packets.clear()
+        space.ack_eliciting_in_flight = 0
+        space.loss_time = None
+        return packets
+
+    def _resume_path(self, known: _PathState) -> None:
+        self._cc = known.congestion
+        self._cc.resume()
+        for name, value in known.round_trip.items():
+            setattr(self, name, value)
+        self._rtt_initialized = True
+        self._pacer.update_rate(self._cc.congestion_window, self._rtt_smoothed)
+
+    def _begin_path(self, round_trip_s: float | None) -> None:
+        self._cc = PipeCongestionControl(max_datagram_size=self._max_datagram_size)
+        self._rtt_initialized = False
+        self._rtt_latest = self._rtt_smoothed = self._rtt_variance = 0.0
+        self._rtt_min = float("inf")
+        if round_trip_s is not None:
+            # RFC 9002 §6.2.2: for the first probe timeout only; it is no sample.
+            self._rtt_initial = max(round_trip_s, _SHORTEST_INITIAL_RTT_S)
 
     def _on_packets_lost(
         self,

@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 
 import pytest
+from aioquic.quic.connection import QuicConnection
 
 from peers import (
     AuthenticationFailed,
@@ -87,7 +88,7 @@ def test_a_pipe_whose_connection_ids_are_used_up_gets_more() -> None:
             for number in range(3 * CONNECTION_IDS):
                 # What an application cannot do, but another implementation of the protocol may:
                 # retire a connection ID of the other end after each use.
-                here._quic.change_connection_id()
+                QuicConnection.change_connection_id(here._quic)
                 await say(here, there, b"%d" % number)
             assert at.relay.control.connection_ids >= 4 * CONNECTION_IDS
 

@@ -1,6 +1,7 @@
 """Connection IDs, windows, numbers of streams, datagrams: what limits the QUIC end of a pipe."""
 
 import pytest
+from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import (
     DatagramFrameReceived,
     StreamReset,
@@ -52,7 +53,7 @@ def test_only_registered_connection_ids_are_issued() -> None:
     assert sorted(routes.current) == sorted(expected_ids(1, 3))
     # The server uses them up one by one; with none left it stays with the last.
     for _ in range(5):
-        pair.server.change_connection_id()
+        QuicConnection.change_connection_id(pair.server)
         pair.run_for(0.2)
     assert len(routes.current) == 1
     stream = pair.client.open_stream(unidirectional=False)
@@ -80,7 +81,7 @@ def test_more_connection_ids_are_issued_once_more_are_registered() -> None:
     pair.run_for(0.2)
     assert sorted(routes.current) == sorted(expected_ids(1, 8))
     for _ in range(12):
-        server.change_connection_id()
+        QuicConnection.change_connection_id(server)
         pair.run_for(0.2)
     assert source.remaining == 0
     assert len(routes.current) == 1 + 20 - 13

@@ -142,6 +142,7 @@ class Endpoint:
         self._network = network
         self._loop = asyncio.get_running_loop()
         self._ways: dict[Way, asyncio.TimerHandle | None] = {}  # and when each is to be closed
+        self._beside: set[Way] = set()  # those that only share a socket with one of these
         self._current: Way | None = None
         self._attachments: set[Attachment] = set()  # those with a connection
         self._routes: dict[bytes, Attachment] = {}  # per datagram: whose is it?
@@ -174,6 +175,16 @@ class Endpoint:
         way.socket.start(lambda batch: self._received(way, batch))
         return way
 
+    def beside(self, socket: DatagramSocket, relay: Address) -> Way:
+        """Another address of the relay's, by one of our sockets. Somebody must `release` it.
+
+        For a question that must come from that very socket; the socket stays open as long as
+        its own way does.
+        """
+        way = Way(socket, relay)
+        self._beside.add(way)
+        return way
+
     def use(self, way: Way) -> None:
         """Send the pipes this way from now on; the former one goes on receiving for `GRACE_S`."""
         former, self._current = self._current, way
@@ -184,7 +195,8 @@ class Endpoint:
             self._ways[former] = self._loop.call_later(GRACE_S, self.release, former)
 
     def release(self, way: Way) -> None:
-        """Close a way and its socket, unless it is the current one."""
+        """Close a way, and its socket if that is its own, unless it is the current one."""
+        self._beside.discard(way)
         if way is self._current or way not in self._ways:
             return
         closing = self._ways.pop(way)
@@ -244,7 +256,7 @@ class Endpoint:
         now = self._loop.time()
         heard: dict[Attachment, None] = {}
         for datagram, source in batch:
-            if source != way.relay:
+            if source != way.relay and not self._is_beside(way, source):
                 self.dropped[Drop.FOREIGN_SOURCE] += 1
                 continue
             connection_id = destination_cid(datagram)
@@ -265,6 +277,9 @@ class Endpoint:
                 self.observer.pipe_received(now)
         for attachment in heard:
             self._heard(attachment, now)
+
+    def _is_beside(self, way: Way, source: Address) -> bool:
+        return any(each.socket is way.socket and each.relay == source for each in self._beside)
 
     def _heard(self, attachment: Attachment, now: float) -> None:
         former, attachment.last_heard = attachment.last_heard, now

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import TypeVar
 
 from relay.wire.connection_id import Derivation
+from relay.wire.outside import ADDRESS_PATH
 from relay.wire.registration import REGISTRATIONS_PATH
 
 from ..endpoint import Endpoint
@@ -21,6 +22,7 @@ from ..relay_name import RelayName
 from ..trust import RelayTrust
 from .connection import RelayConnection, Response
 from .liveness import Action, Liveness
+from .outside import Outside
 from .registration import Registration, register
 from .renewal import Renewals
 from .search import RelaySearch
@@ -59,6 +61,9 @@ class RelayLink:
         self._liveness = Liveness(self._loop.time())
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0  # meaningful while `_timer` is set
+        self.outside = Outside(lambda: self.request("GET", ADDRESS_PATH))
+        self.closers: list[Callable[[], Awaitable[None]]] = []
+        """Called when the link closes, before it says goodbye: they have `GOODBYE_S`."""
         self._closed = False
         self._closing: asyncio.Task[None] | None = None
         self.reconnections = 0
@@ -203,15 +208,24 @@ class RelayLink:
                 self._reconnecting.cancel()
             self._registrations.stop()
             self._search.stop()
+            self.outside.close()
             if self._timer is not None:
                 self._timer.cancel()
-            await asyncio.gather(*(self.end(each) for each in self._registrations))
+            await asyncio.gather(
+                *(self._at_end(each) for each in self.closers),
+                *(self.end(each) for each in self._registrations),
+            )
         finally:
             connection, self._connection = self._connection, None
             if connection is not None:
                 connection.close()
             self._endpoint.close()
             self._up.set()  # whoever waits for a connection learns that there will be none
+
+    async def _at_end(self, closer: Callable[[], Awaitable[None]]) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(GOODBYE_S):
+                await closer()
 
     # Keeping it alive.
 
@@ -223,11 +237,16 @@ class RelayLink:
         if former is not None:
             former.close()
         connection.on_ping_acknowledged = self._acknowledged
-        connection.on_moved = self._endpoint.probe_pipes
+        connection.on_moved = self._moved
         connection.ended.add_done_callback(lambda _: self._ended(connection))
+        self.outside.replaced()
         self._liveness = Liveness(now)
         self._up.set()
         self._arm(now)
+
+    def _moved(self, now: float) -> None:
+        self._endpoint.probe_pipes(now)
+        self.outside.moved()
 
     def _acknowledged(self, now: float) -> None:
         self._liveness.ping_acknowledged(now)
@@ -325,6 +344,7 @@ class RelayLink:
         async def once(connection: RelayConnection) -> None:
             first = registration.count + 1
             await register(connection, str(self._name), registration, first, count)
+            self.outside.registered(registration.address)
 
         while True:
             try:

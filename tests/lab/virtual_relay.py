@@ -25,14 +25,14 @@ PORT = 4433
 REPORT_INTERVAL_S = 1.0
 """Forwarders tell control so often whom they heard of."""
 
-_FAMILIES = (socket.AF_INET, socket.AF_INET6)
+_WILDCARDS = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
 
 Tamper = Callable[[bytes, Address, Path], Iterable[tuple[bytes, Path]]]
 """Given a datagram that is to be forwarded, its source, and the right way: what is sent instead."""
 
 
 class VirtualRelay:
-    """A relay on a host of a virtual network; its listener 0 is IPv4, listener 1 IPv6."""
+    """A relay on a host of a virtual network: for each port a listener of either family."""
 
     def __init__(
         self,
@@ -41,8 +41,12 @@ class VirtualRelay:
         *,
         registry_limits: RegistryLimits | None = None,
         rate_limits: RateLimits | None = None,
+        ports: Sequence[int] = (PORT,),
     ) -> None:
         """Registration rates are unlimited unless `rate_limits` says otherwise."""
+        self.listeners = [
+            (family, port) for port in ports for family in _WILDCARDS if host.address(family)
+        ]
         self.host = host
         self.certificate = certificate
         self.outcomes: Counter[Outcome] = Counter()
@@ -54,14 +58,12 @@ class VirtualRelay:
         self._burial: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Open the sockets on port `PORT`, and serve: with no registration."""
+        """Open the sockets, and serve: with no registration."""
         running = _Running(self)
         await running.control.start()
         self._running = running
-        for listener, family in enumerate(_FAMILIES):
-            if self.host.address(family) is None:
-                continue
-            opened = self.host.open_socket(family, PORT)
+        for listener, (family, port) in enumerate(self.listeners):
+            opened = self.host.open_socket(family, port)
             opened.start_packets(partial(self._receive, listener))
             self._sockets[listener] = opened
         self._report_soon()
@@ -146,6 +148,7 @@ class _Running:
             send=self._send,
             registry_limits=relay._registry_limits,
             rate_limits=relay._rate_limits,
+            listeners=[Address(_WILDCARDS[family], port) for family, port in relay.listeners],
         )
 
     def apply(self, changes: Sequence[Change]) -> None:

@@ -24,6 +24,7 @@ from peers.network import DatagramSocket
 from relay.wire.address import Address
 from relay.wire.connection_id import Towards, derive
 from relay.wire.invariants import LongHeader, Malformed, parse_invariants
+from relay.wire.outside import ADDRESS_PATH, AddressAnswer
 from relay.wire.registration import RegisterAnswer, RegisterRequest
 
 Answer = tuple[int, dict[str, str], bytes]
@@ -87,6 +88,8 @@ class FakeRelay:
         """Whether it says "103 Early Hints" before each answer, and adds trailers to it."""
         self.flood = b""
         """If there is any, it is sent as each request's answer, without an end."""
+        self.listeners: tuple[Address, ...] = ()
+        """Where it says that it listens."""
         self.forwarded = 0
 
     @property
@@ -199,6 +202,8 @@ class FakeRelay:
                 client.http.send_headers(stream, [(b"x-trailer", b"1")], end_stream=True)
 
     def _usual(self, request: Request) -> Answer:
+        if request.path == ADDRESS_PATH:
+            return 200, {}, AddressAnswer(request.source, self.listeners).encode()
         if request.method == "DELETE":
             id_ = bytes.fromhex(request.path.rpartition("/")[2])
             key = next((key for key in self._addresses if key[:16] == id_), None)

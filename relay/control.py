@@ -7,7 +7,7 @@ what changed. The processes and sockets are around it (relay/service.py), or a t
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from relay.app import create_app
@@ -16,9 +16,11 @@ from relay.core.leases import LeaseSource
 from relay.core.limits import RateLimits
 from relay.core.path import Path
 from relay.core.registry import HolderId, Record, Registry, RegistryLimits
+from relay.core.rendezvous import RendezvousLimits
 from relay.core.table import Change
 from relay.forwarding.feed import StateSource
 from relay.http3.server import Http3Counters, Http3Limits, Http3Server
+from relay.rendezvous_app import RendezvousApp
 from relay.wire.address import Address
 from relay.wire.registration import RegisterAnswer, RegisterRequest
 
@@ -50,6 +52,7 @@ class Control:
         registry_limits: RegistryLimits | None = None,
         http3_limits: Http3Limits | None = None,
         rate_limits: RateLimits | None = None,
+        rendezvous_limits: RendezvousLimits | None = None,
         restored: Iterable[Record] = (),
         listeners: Sequence[Address] = (),
     ) -> None:
@@ -65,8 +68,16 @@ class Control:
         )
         self._registry.restore(restored, self._loop.time())
         self._forwarders = forwarders
+        self._rendezvous = RendezvousApp(
+            certificate.fingerprint, limits=rendezvous_limits, rate_limits=rate_limits
+        )
         self._server = Http3Server(
-            create_app(self, rate_limits=rate_limits, listeners=listeners),
+            create_app(
+                self,
+                rate_limits=rate_limits,
+                listeners=listeners,
+                more=self._rendezvous.routes,
+            ),
             certificate=certificate,
             send=send,
             on_moved=self.connection_moved,
@@ -118,6 +129,7 @@ class Control:
 
     def connection_closed(self, holder: HolderId) -> None:
         """An HTTP/3 connection has ended: the leases of its registrations begin to run."""
+        self._rendezvous.connection_closed(holder)
         self._registry.release(holder, self._loop.time())
         self._follow()
 
@@ -145,6 +157,10 @@ class Control:
     def http3_counters(self) -> Http3Counters:
         """What the HTTP/3 server counted."""
         return self._server.counters
+
+    def rendezvous_counters(self) -> Mapping[str, int]:
+        """What the rendezvous counted."""
+        return self._rendezvous.counters()
 
     def _follow(self) -> None:
         """After each call of the registry: pass its changes on, and see when it next expires."""

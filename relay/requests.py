@@ -7,21 +7,25 @@ The handlers know nothing of QUIC: whoever serves them puts the client's connect
 import asyncio
 import math
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 
 from relay.core.limits import RateLimiter, RateLimits, source_of
 from relay.core.path import Path
 from relay.core.registry import HolderId
-from relay.wire.registration import MAX_BODY
+from relay.wire.registration import MAX_BODY, MalformedRequest
 
 CONNECTION_EXTENSION = "quicpipe.connection"
 """The key in `scope["extensions"]` under which the server puts the client's connection."""
 
 Clock = Callable[[], float]
 """Gives seconds."""
+
+
+Decoded = TypeVar("Decoded")
 
 
 class Connection(Protocol):
@@ -103,3 +107,19 @@ async def read_body(request: Request) -> bytes:
     except ClientDisconnect:
         raise Problem(400, "the body ended early") from None
     return bytes(body)
+
+
+def decoded(decode: Callable[[bytes], Decoded], body: bytes) -> Decoded:
+    """What a body means, by the message that it is to be.
+
+    :raises Problem: 400, and says what was expected.
+    """
+    try:
+        return decode(body)
+    except MalformedRequest as error:
+        raise Problem(400, str(error)) from None
+
+
+def json_answer(body: bytes, status: int = 200) -> Response:
+    """An answer whose body is JSON already."""
+    return Response(body, status, media_type="application/json")

@@ -156,6 +156,10 @@ class Relay:
             "http3_requests": http3.requests,
             **{f"http3_refused_{reason}": count for reason, count in http3.refused.items()},
             **{f"http3_failed_{reason}": count for reason, count in http3.failures.items()},
+            **{
+                f"rendezvous_{name}": count
+                for name, count in self._control.rendezvous_counters().items()
+            },
         }
         counters_logger.info("%s", title, extra={"fields": fields})
 

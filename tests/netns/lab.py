@@ -48,6 +48,10 @@ class Host:
         """Run a command in it; returns its output."""
         return run("nsenter", f"--net={self.path}", *command)
 
+    def nft(self, text: str) -> None:
+        """Load rules in nftables' language in it."""
+        run("nsenter", f"--net={self.path}", "nft", "-f", "-", given=text)
+
     def sysctl(self, key: str, value: int) -> None:
         """Set a sysctl of the namespace."""
         with self.entered():
@@ -154,12 +158,12 @@ def load_pass_program() -> int:
     return loaded
 
 
-def run(*command: str) -> str:
-    """Run a command to its end; returns its output.
+def run(*command: str, given: str | None = None) -> str:
+    """Run a command to its end, with `given` on its stdin; returns its output.
 
     :raises CommandFailed: with what it said.
     """
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=30)
     if done.returncode != 0:
         raise CommandFailed(f"{' '.join(command)}: {done.stderr.strip()}")
     return done.stdout

@@ -1,0 +1,1 @@
+"""A laboratory of NATs: network namespaces, nftables, a shim that delays. docs/nat-matrix.md."""

@@ -21,6 +21,7 @@ from relay.core.table import Change
 from relay.forwarding.feed import StateSource
 from relay.http3.server import Http3Counters, Http3Limits, Http3Server
 from relay.rendezvous_app import RendezvousApp
+from relay.slots_app import SlotsApp
 from relay.wire.address import Address
 from relay.wire.registration import RegisterAnswer, RegisterRequest
 
@@ -71,12 +72,13 @@ class Control:
         self._rendezvous = RendezvousApp(
             certificate.fingerprint, limits=rendezvous_limits, rate_limits=rate_limits
         )
+        self._slots = SlotsApp(rate_limits=rate_limits)
         self._server = Http3Server(
             create_app(
                 self,
                 rate_limits=rate_limits,
                 listeners=listeners,
-                more=self._rendezvous.routes,
+                more=[*self._rendezvous.routes, *self._slots.routes],
             ),
             certificate=certificate,
             send=send,
@@ -159,8 +161,8 @@ class Control:
         return self._server.counters
 
     def rendezvous_counters(self) -> Mapping[str, int]:
-        """What the rendezvous counted."""
-        return self._rendezvous.counters()
+        """What the rendezvous and its slots counted."""
+        return {**self._rendezvous.counters(), **self._slots.counters()}
 
     def _follow(self) -> None:
         """After each call of the registry: pass its changes on, and see when it next expires."""

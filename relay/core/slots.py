@@ -284,10 +284,10 @@ class Slots:
         count = 9
         while count < 2 * taken:
             count = count * 10 + 9
-        while True:
-            number = 1 + self._below(count)
-            if number not in self._by_number and number not in self._resting:
-                return number
+        number = 1 + self._below(count)
+        while number in self._by_number or number in self._resting:
+            number = number % count + 1
+        return number
 
     def _add(self, slot: _Slot, place: _Place) -> None:
         self._by_token[place.token] = slot, place

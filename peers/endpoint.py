@@ -1,9 +1,10 @@
-"""One UDP port, many connections: datagrams go to the one that issued their destination ID.
+"""One peer's UDP ports, many connections: datagrams go to the one that issued their destination ID.
 
 All connections of a peer, those to other peers and the one to the relay, share one socket towards
 one relay: a `Way`. Which way that is can change underneath them (another local port, another
 family, another address of the relay), and no connection notices: inside QUIC the other end has one
-constant address.
+constant address. A pipe may also leave the relay and go straight to the other peer; then it is told
+so, for congestion is another one there.
 
 The endpoint does its work once per batch: all datagrams that were waiting are fed, then each
 connection that got any handles its events, then, in the loop's next turn, each sends what it has.
@@ -13,10 +14,6 @@ with the acknowledgements.
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Protocol
 
 from relay.wire.address import Address
 from relay.wire.invariants import (
@@ -26,113 +23,20 @@ from relay.wire.invariants import (
     parse_invariants,
 )
 
-from .connection import Connection
+from .attachment import Attachment, Drop, Observer, Way
 from .network import DatagramSocket, Network
+from .sockets import SocketId, Sockets
+
+__all__ = ["GRACE_S", "Attachment", "Drop", "Endpoint", "Observer", "Way", "destination_cid"]
 
 GRACE_S = 3.0
 """Seconds for which a way that is no longer used still takes in what is under way."""
 
 SILENCE_S = 1.0
-"""Seconds without a datagram after which the next one is a return (docs/protocol.md §6.4)."""
+"""Seconds without a datagram after which the next one is a return (docs/protocol.md §6.5)."""
 
 SHORTEST_TIMER_S = 0.0001
 """Seconds. A timer that finds nothing due, as rounding can have it, must not come back at once."""
-
-
-class Drop(StrEnum):
-    """Why the endpoint dropped a datagram."""
-
-    FOREIGN_SOURCE = "foreign_source"
-    """It came from elsewhere than the relay."""
-    MALFORMED = "malformed"
-    """It is no QUIC packet (RFC 8999)."""
-    UNKNOWN_CID = "unknown_cid"
-    """None of our connections has issued its destination connection ID."""
-    NO_WAY = "no_way"
-    """It was to be sent before there was a way to any relay."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Way:
-    """How to reach the relay: a socket of our own, and one address of the relay's."""
-
-    socket: DatagramSocket
-    relay: Address
-
-
-class Observer(Protocol):
-    """Who wants to know that something is heard: the guard of the connection to the relay."""
-
-    def heard(self, now: float) -> None:
-        """A batch with at least one datagram for a connection of ours came by the current way."""
-
-    def pipe_received(self, now: float) -> None:
-        """Some of it was for a pipe."""
-
-    def pipe_sent(self, now: float) -> None:
-        """A pipe has sent."""
-
-
-class Prober(Protocol):
-    """A pipe whose own probe timeout may have backed off (docs/protocol.md §6.4)."""
-
-    def probe(self, now: float) -> None:
-        """The way is another one: send something at once that must be answered."""
-
-    def probe_if_waiting(self, now: float) -> None:
-        """It is heard again after `SILENCE_S`: do so if something awaits its acknowledgement."""
-
-
-class Attachment:
-    """The place of one connection at the endpoint. It implements `Routes` for it."""
-
-    def __init__(self, endpoint: "Endpoint", way: Way | None) -> None:
-        self._endpoint = endpoint
-        self._connection: Connection | None = None
-        self._connection_ids: set[bytes] = set()
-        self.way = way
-        """By which way it sends; None: the endpoint's current one, whichever that is."""
-        self.last_heard: float | None = None
-        """When the last datagram came for it, in loop time; None: never."""
-        self.on_heard: Callable[[], None] | None = None
-        """Called after each batch of datagrams for the connection, when that has handled it."""
-        self.prober: Prober | None = None
-        """Set for pipes."""
-
-    @property
-    def is_pipe(self) -> bool:
-        """Whether it goes by the current way: connections to the relay name theirs."""
-        return self.way is None
-
-    def attach(self, connection: Connection) -> None:
-        """Begin: drive this connection, from the loop's next turn on."""
-        self._connection = connection
-        self._endpoint._attachments.add(self)
-        self.schedule()
-
-    def detach(self) -> None:
-        """End: forget the connection and its routes. A second call does nothing."""
-        self._connection = None
-        for connection_id in self._connection_ids:
-            self._endpoint._routes.pop(connection_id, None)
-        self._connection_ids.clear()
-        self._endpoint._forget(self)
-
-    def add(self, connection_id: bytes) -> None:
-        """Route datagrams with this destination connection ID here."""
-        self._connection_ids.add(connection_id)
-        self._endpoint._routes[connection_id] = self
-
-    def discard(self, connection_id: bytes) -> None:
-        """No longer do so."""
-        if connection_id in self._connection_ids:
-            self._connection_ids.remove(connection_id)
-            self._endpoint._routes.pop(connection_id, None)
-
-    def schedule(self) -> None:
-        """Something may have to be sent, or a timer has changed: look after it soon, and once."""
-        if self._connection is not None:
-            self._endpoint._touch(self)
 
 
 class Endpoint:
@@ -145,12 +49,16 @@ class Endpoint:
         self._beside: set[Way] = set()  # those that only share a socket with one of these
         self._current: Way | None = None
         self._attachments: set[Attachment] = set()  # those with a connection
+        self._relays: dict[SocketId, Address] = {}  # per datagram: is it from the relay?
         self._routes: dict[bytes, Attachment] = {}  # per datagram: whose is it?
+        self._probe_routes: dict[bytes, Attachment] = {}  # by the IDs of probes of direct paths
         self._touched: dict[Attachment, None] = {}  # to be flushed, in the order of their turn
         self._timers: dict[Attachment, float] = {}
         self._flush_handle: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0  # meaningful while `_timer` is set
+        self.sockets = Sockets(network, self._received)
+        """All that are open: those of the ways, and those of direct paths."""
         self.observer: Observer | None = None
         self.dropped: Counter[Drop] = Counter()
         """Datagrams dropped since the start, by reason."""
@@ -170,18 +78,24 @@ class Endpoint:
 
         :raises OSError: the system has no such family, or no socket left.
         """
-        way = Way(self._network.open_socket(relay.family), relay)
+        socket_id = self.sockets.open(relay.family)
+        way = Way(self.sockets[socket_id], relay, socket_id)
         self._ways[way] = None
-        way.socket.start(lambda batch: self._received(way, batch))
+        self._relays[socket_id] = relay
         return way
 
     def beside(self, socket: DatagramSocket, relay: Address) -> Way:
         """Another address of the relay's, by one of our sockets. Somebody must `release` it.
 
-        For a question that must come from that very socket; the socket stays open as long as
-        its own way does.
+        For a question that must come from that very socket; that stays open as long as whoever
+        opened it wants.
+
+        :raises KeyError: it is not open.
         """
-        way = Way(socket, relay)
+        socket_id = self.sockets.find(socket)
+        if socket_id is None:
+            raise KeyError(f"no socket of this endpoint: {socket.local}")
+        way = Way(socket, relay, socket_id)
         self._beside.add(way)
         return way
 
@@ -195,14 +109,15 @@ class Endpoint:
             self._ways[former] = self._loop.call_later(GRACE_S, self.release, former)
 
     def release(self, way: Way) -> None:
-        """Close a way, and its socket if that is its own, unless it is the current one."""
+        """Close a way, unless it is the current one, and its socket if nobody else holds it."""
         self._beside.discard(way)
         if way is self._current or way not in self._ways:
             return
         closing = self._ways.pop(way)
         if closing is not None:
             closing.cancel()
-        way.socket.close()
+        self._relays.pop(way.socket_id, None)
+        self.sockets.let_go(way.socket_id)
 
     def place(self, way: Way | None = None) -> Attachment:
         """Make a place for a connection: a pipe (no way given), or one to the relay by `way`."""
@@ -211,8 +126,15 @@ class Endpoint:
     def probe_pipes(self, now: float) -> None:
         """The way to the relay is another one: have every pipe send something at once."""
         for attachment in list(self._attachments):
-            if attachment.prober is not None:
+            if attachment.prober is not None and attachment.direct is None:
                 attachment.prober.probe(now)
+            if attachment.guide is not None:
+                attachment.guide.way_changed(now)
+
+    def pipe_returned(self, now: float) -> None:
+        """A pipe has lost its direct path: whoever keeps the relay's connection has a look."""
+        if self.observer is not None:
+            self.observer.pipe_returned(now)
 
     def flush(self) -> None:
         """Let all connections that have something to send do so now."""
@@ -229,7 +151,9 @@ class Endpoint:
             datagrams = connection.datagrams_to_send(now)
             if datagrams:
                 self._send(attachment, datagrams)
-                pipe_sent = pipe_sent or attachment.is_pipe
+                pipe_sent = pipe_sent or (attachment.is_pipe and attachment._direct is None)
+                if attachment.guide is not None:
+                    attachment.guide.sent(now)
             timer = connection.next_timer()
             if timer is None:
                 self._timers.pop(attachment, None)
@@ -246,40 +170,77 @@ class Endpoint:
             self.release(way)
         for attachment in list(self._attachments):
             attachment.detach()
+        self.sockets.close()
         self.observer = None
         for handle in (self._flush_handle, self._timer):
             if handle is not None:
                 handle.cancel()
         self._flush_handle = self._timer = None
 
-    def _received(self, way: Way, batch: list[tuple[bytes, Address]]) -> None:
+    def _received(self, socket_id: SocketId, batch: list[tuple[bytes, Address]]) -> None:
         now = self._loop.time()
+        relay = self._relays.get(socket_id)
+        routes = self._routes
         heard: dict[Attachment, None] = {}
+        straight: dict[Attachment, Address] = {}  # of these, those that were heard directly
         for datagram, source in batch:
-            if source != way.relay and not self._is_beside(way, source):
-                self.dropped[Drop.FOREIGN_SOURCE] += 1
-                continue
             connection_id = destination_cid(datagram)
             if connection_id is None:
                 self.dropped[Drop.MALFORMED] += 1
                 continue
-            attachment = self._routes.get(connection_id)
+            attachment = routes.get(connection_id)
+            if source != relay:
+                if attachment is None:
+                    self._take_probe(connection_id, datagram, socket_id, source, now)
+                    continue
+                if not self._may_come(attachment, socket_id, source):
+                    self.dropped[Drop.FOREIGN_SOURCE] += 1
+                    continue
+                if attachment.is_pipe:
+                    straight[attachment] = source
             if attachment is None or attachment._connection is None:
                 self.dropped[Drop.UNKNOWN_CID] += 1
                 continue
             attachment._connection.receive_datagram(datagram, now)
             heard[attachment] = None
-        if not heard:
-            return
-        if self.observer is not None and way is self._current:
-            self.observer.heard(now)
-            if any(attachment.is_pipe for attachment in heard):
-                self.observer.pipe_received(now)
+        if heard:
+            self._tell_observer(socket_id, heard, straight, now)
         for attachment in heard:
             self._heard(attachment, now)
+            if attachment.guide is not None:
+                attachment.guide.heard(socket_id, straight.get(attachment), now)
 
-    def _is_beside(self, way: Way, source: Address) -> bool:
-        return any(each.socket is way.socket and each.relay == source for each in self._beside)
+    def _may_come(self, attachment: Attachment, socket_id: SocketId, source: Address) -> bool:
+        """Whether a source that is not the relay's usual one may send to this connection."""
+        if attachment.is_pipe:
+            guide = attachment.guide
+            return guide is not None and guide.accepts(socket_id, source)
+        return any(each.socket_id == socket_id and each.relay == source for each in self._beside)
+
+    def _take_probe(
+        self, probe_id: bytes, datagram: bytes, socket_id: SocketId, source: Address, now: float
+    ) -> None:
+        attachment = self._probe_routes.get(probe_id)
+        if attachment is None or attachment.guide is None:
+            self.dropped[Drop.FOREIGN_SOURCE] += 1
+        else:
+            attachment.guide.receive_probe(datagram, socket_id, source, now)
+
+    def _tell_observer(
+        self,
+        socket_id: SocketId,
+        heard: dict[Attachment, None],
+        straight: dict[Attachment, Address],
+        now: float,
+    ) -> None:
+        current = self._current
+        if self.observer is None or current is None or current.socket_id != socket_id:
+            return
+        relayed = [attachment for attachment in heard if attachment not in straight]
+        if relayed:
+            self.observer.heard(now)
+            if any(attachment.is_pipe for attachment in relayed):
+                self.observer.pipe_received(now)
 
     def _heard(self, attachment: Attachment, now: float) -> None:
         former, attachment.last_heard = attachment.last_heard, now
@@ -300,6 +261,12 @@ class Endpoint:
             self._flush_handle = self._loop.call_soon(self.flush)
 
     def _send(self, attachment: Attachment, datagrams: list[bytes]) -> None:
+        if attachment._direct is not None:
+            socket_id, address = attachment._direct
+            direct = self.sockets.get(socket_id)
+            if direct is not None:
+                direct.send(datagrams, address)
+                return
         way = attachment.way or self._current
         if way is None:
             self.dropped[Drop.NO_WAY] += len(datagrams)

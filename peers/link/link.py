@@ -200,6 +200,18 @@ class RelayLink:
         self._liveness.pipe_sent(now)
         self._arm(now)
 
+    def pipe_returned(self, now: float) -> None:
+        """A pipe has lost its direct path: perhaps we are elsewhere. A ping lets the relay see."""
+        connection = self._connection
+        if connection is None or self._reconnecting is not None or not self._up.is_set():
+            return
+        connection.ping()
+        self._liveness.pinged(now, connection.round_trip_s)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._arm(now)
+
     # Ending.
 
     async def _close(self) -> None:

@@ -110,3 +110,6 @@ class Ears:
 
     def pipe_sent(self, now: float) -> None:
         self.heard_things.append("pipe_sent")
+
+    def pipe_returned(self, now: float) -> None:
+        self.heard_things.append("pipe_returned")

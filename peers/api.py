@@ -1,7 +1,7 @@
 """The public names of the package, all of them. See the package's own text."""
 
 from .accepter import Accepter, accept
-from .auth import Authentication, InviteKey, Original, PairingKey, Peer, Pinned
+from .auth import AnyPeer, Authentication, InviteKey, Original, PairingKey, Peer, Pinned
 from .dialer import Dialing, dial
 from .errors import (
     AuthenticationFailed,
@@ -10,27 +10,36 @@ from .errors import (
     InviteExpired,
     InviteInvalid,
     InviteUsed,
+    ListenerReplaced,
+    NameTaken,
     NoAnswer,
+    NotListening,
     PeersError,
+    PeerUnknown,
     PipeClosed,
     PipeLost,
     RegistrationFailed,
     RelayError,
     RelayUnreachable,
     RelayUntrusted,
+    RendezvousFailed,
     StreamReset,
     UsageError,
 )
 from .identity import Identity
 from .invite import AuthKind, Invite
+from .known_peers import KnownPeers
 from .network import Network, SystemNetwork
 from .pipe import Pipe, PipeStatistics
 from .relay_name import RelayName
+from .rendezvous.dialing import dial_to, look_up
+from .rendezvous.listener import Listener, listen
 from .stream import Stream
 from .trust import RelayTrust
 
 __all__ = [
     "Accepter",
+    "AnyPeer",
     "AuthKind",
     "Authentication",
     "AuthenticationFailed",
@@ -43,11 +52,17 @@ __all__ = [
     "InviteInvalid",
     "InviteKey",
     "InviteUsed",
+    "KnownPeers",
+    "Listener",
+    "ListenerReplaced",
+    "NameTaken",
     "Network",
     "NoAnswer",
+    "NotListening",
     "Original",
     "PairingKey",
     "Peer",
+    "PeerUnknown",
     "PeersError",
     "Pinned",
     "Pipe",
@@ -60,10 +75,14 @@ __all__ = [
     "RelayTrust",
     "RelayUnreachable",
     "RelayUntrusted",
+    "RendezvousFailed",
     "Stream",
     "StreamReset",
     "SystemNetwork",
     "UsageError",
     "accept",
     "dial",
+    "dial_to",
+    "listen",
+    "look_up",
 ]

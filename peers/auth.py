@@ -55,7 +55,7 @@ class Peer:
 
 
 class Authentication(ABC):
-    """Base of the four kinds."""
+    """Base of all kinds."""
 
     kind: AuthKind | None
     """What the invite says about it; None: it is an original's invite, which says nothing."""
@@ -121,21 +121,13 @@ class PairingKey(_SharedKey):
         super().__init__(key)
 
 
-class Pinned(Authentication):
-    """Certificates that the two ends know by their fingerprints. The invite is no secret."""
+class _Certified(Authentication):
+    """Both ends show a certificate, and TLS proves that each has its key."""
 
     kind = AuthKind.CERTIFICATE
 
-    def __init__(self, identity: Identity, fingerprints: Iterable[str]) -> None:
-        """:param identity: our own.
-        :param fingerprints: of the peers that are let in.
-        :raises IdentityInvalid: if one of them is none.
-        :raises UsageError: if there are none.
-        """
+    def __init__(self, identity: Identity) -> None:
         self._identity = identity
-        self._allowed = frozenset(parse_fingerprint(each) for each in fingerprints)
-        if not self._allowed:
-            raise UsageError("no peer's fingerprint is pinned: nobody could be let in")
 
     @property
     def identity(self) -> Identity:
@@ -146,17 +138,63 @@ class Pinned(Authentication):
         """Our certificate, and the wish to see the other one's."""
         return TlsParts(PIPE_ALPN, identity=self._identity, request_certificate=True)
 
-    def check(self, connection: PeerConnection) -> Peer:
-        """The certificate is one of the pinned ones; TLS has proved that its key is there."""
+    def _peer(self, connection: PeerConnection) -> Peer:
+        """Whose certificate the other end has shown.
+
+        :raises AuthenticationFailed: it has shown none.
+        """
         shown = connection.peer_certificates
         if not shown:
             raise AuthenticationFailed(f"the {other_role(connection)} shows no certificate")
-        fingerprint = fingerprint_of(shown[0])
-        if fingerprint not in self._allowed:
+        return Peer(self.kind, fingerprint_of(shown[0]))
+
+
+class Pinned(_Certified):
+    """Certificates that the two ends know by their fingerprints. The invite is no secret."""
+
+    def __init__(self, identity: Identity, fingerprints: Iterable[str]) -> None:
+        """:param identity: our own.
+        :param fingerprints: of the peers that are let in.
+        :raises IdentityInvalid: if one of them is none.
+        :raises UsageError: if there are none.
+        """
+        super().__init__(identity)
+        self._allowed = frozenset(parse_fingerprint(each) for each in fingerprints)
+        if not self._allowed:
+            raise UsageError("no peer's fingerprint is pinned: nobody could be let in")
+
+    def check(self, connection: PeerConnection) -> Peer:
+        """The certificate is one of the pinned ones."""
+        peer = self._peer(connection)
+        if peer.fingerprint not in self._allowed:
             raise AuthenticationFailed(
-                f"the {other_role(connection)}'s certificate {fingerprint} is not pinned here"
+                f"the {other_role(connection)}'s certificate {peer.fingerprint} is not pinned here"
             )
-        return Peer(self.kind, fingerprint)
+        return peer
+
+
+class AnyPeer(_Certified):
+    """For accepters that serve whoever comes, with a certificate, but anyone's.
+
+    `Pipe.peer` says whose it is. What an accepter of this kind offers, it offers to strangers.
+    """
+
+    def __init__(self, identity: Identity) -> None:
+        """:param identity: our own, which dialers pin."""
+        super().__init__(identity)
+
+    def parts(self, *, is_dialer: bool) -> TlsParts:
+        """As ever for an accepter.
+
+        :raises UsageError: for a dialer, who must know whom it wants.
+        """
+        if is_dialer:
+            raise UsageError("a dialer must say whose certificate it expects: pin a fingerprint")
+        return super().parts(is_dialer=False)
+
+    def check(self, connection: PeerConnection) -> Peer:
+        """There is a certificate."""
+        return self._peer(connection)
 
 
 class Original(Authentication):

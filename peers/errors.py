@@ -43,6 +43,10 @@ class KeyInvalid(PeersError):
     """A pairing key that is mistyped, too weak, or lies where others can read it."""
 
 
+class CodeInvalid(PeersError):
+    """What was given as a spoken code is none: a word is mistyped, or too many are given."""
+
+
 class IdentityInvalid(PeersError):
     """An identity file, or a fingerprint, that cannot be used."""
 
@@ -80,7 +84,36 @@ class RegistrationFailed(RelayError):
         """Seconds to wait before the next attempt, if the relay named any."""
 
 
+class RendezvousFailed(RelayError):
+    """The relay answered, but did not do what the rendezvous needs (docs/protocol.md §10)."""
+
+    def __init__(
+        self, message: str, *, status: int | None = None, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        """The HTTP status, or None if the answer could not be read."""
+        self.retry_after_s = retry_after_s
+        """Seconds to wait before the next attempt, if the relay named any."""
+
+
+class NameTaken(RelayError):
+    """Another listener has that name at the relay, as long as it listens."""
+
+
+class ListenerReplaced(RelayError):
+    """Somebody with the same identity listens at the relay since: most likely ourselves."""
+
+
 # The other peer.
+
+
+class NotListening(PeersError):
+    """Nobody waits at the relay under that fingerprint or name."""
+
+
+class PeerUnknown(UsageError):
+    """A name that stands for nobody here: what the relay says about it is no proof."""
 
 
 class NoAnswer(PeersError):
@@ -93,6 +126,15 @@ class InviteUsed(PeersError):
 
 class AuthenticationFailed(PeersError):
     """The other peer could not prove that it is who it should be, or we could not to it."""
+
+
+class CodeRefused(PeersError):
+    """The spoken code is not valid, or not any more: the relay knows none of that number, it was
+    used, its time is over, or the other end gave up. A new one is needed."""
+
+
+class CodeWrong(AuthenticationFailed):
+    """The words of a spoken code differ at the two ends, or somebody guessed. It is used up."""
 
 
 class PipeClosed(PeersError):

@@ -14,6 +14,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509.oid import NameOID
 
 from .errors import FileUnusable, IdentityInvalid, UsageError, printable
@@ -82,9 +83,23 @@ class Identity:
         write_private(path, pem, overwrite=overwrite, make_folder=make_folder)
 
     @property
+    def certificate_der(self) -> bytes:
+        """The certificate in DER: what the fingerprint is of."""
+        return self.certificate.public_bytes(serialization.Encoding.DER)
+
+    @property
     def fingerprint(self) -> str:
         """`sha256:` and 64 lower-case hexadecimal digits: what the other peer pins."""
-        return fingerprint_of(self.certificate.public_bytes(serialization.Encoding.DER))
+        return fingerprint_of(self.certificate_der)
+
+    def sign(self, message: bytes) -> bytes:
+        """Sign with the private key: Ed25519, or ECDSA with SHA-256 (DER).
+
+        What the message begins with must say what it is for: TLS signs with this key, too.
+        """
+        if isinstance(self.private_key, ed25519.Ed25519PrivateKey):
+            return self.private_key.sign(message)
+        return self.private_key.sign(message, ec.ECDSA(SHA256()))
 
 
 def _parse(pem: bytes, path: Path) -> tuple[x509.Certificate, PrivateKey]:

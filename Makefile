@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check format test-long bench bench-quick clean
+.PHONY: help demo test check format test-long nat-matrix bench bench-quick clean
 
 help:
 	@echo "make demo       a relay, a dialer and an accepter talk on this machine"
@@ -13,6 +13,7 @@ help:
 	@echo "make check      lint, types and format only"
 	@echo "make format     format the code"
 	@echo "make test-long  the tests that take long: many handshakes, long waits"
+	@echo "make nat-matrix  which NATs the direct path gets through (as root); docs/nat-matrix.md"
 	@echo "make bench      measure forwarding beside its rivals (6 minutes); docs/benchmarks.md"
 	@echo "make bench-quick  the same in a minute, less exactly"
 	@echo "make clean      remove $(VENV) and caches"
@@ -29,7 +30,10 @@ test: check
 	$(BIN)/pytest
 
 test-long: $(VENV)/.development
-	QUICPIPE_LONG=1 $(BIN)/pytest --timeout 1800 tests/e2e
+	QUICPIPE_LONG=1 $(BIN)/pytest --timeout 1800 tests/e2e tests/nat/test_cuts.py
+
+nat-matrix: $(VENV)/.development
+	$(BIN)/python -m tests.nat
 
 bench: $(VENV)/.runtime
 	$(BIN)/python -m bench

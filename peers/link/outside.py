@@ -85,6 +85,7 @@ class Outside:
                 if self._again:
                     continue
                 if answer is not None:
+                    self._is_stale = self._is_stale or answer.listeners != self.listeners
                     self.listeners = answer.listeners
                     self._set(answer.address)
                 elif self._is_stale:

@@ -42,6 +42,8 @@ class Outlook:
     """The addresses of this machine with their networks: no loopback, no IPv6 link-local ones."""
     sockets: tuple[SocketOutlook, ...] = ()
     """The one that the pipes use towards the relay first."""
+    relays: frozenset[Address] = frozenset()
+    """All addresses of the relay's that are known; some name a wildcard host."""
 
     @property
     def networks(self) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:

@@ -94,6 +94,8 @@ class Mappers:
 
     def __init__(self, network: Network, gateway: str, client: str) -> None:
         """:param client: our own IPv4 address towards the gateway."""
+        self.key = (gateway, client)
+        """Two with the same key speak to the same gateway as the same client."""
         self.pcp = PcpMapper(network, gateway, client)
         self.nat_pmp = NatPmpMapper(network, gateway)
         self.upnp = UpnpMapper(network, gateway, client)

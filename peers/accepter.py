@@ -16,6 +16,7 @@ from .errors import CloseCode, InviteInvalid, InviteUsed, NoAnswer, PipeClosed, 
 from .invite import AuthKind, Invite
 from .link.link import RelayLink
 from .network import Network, SystemNetwork
+from .paths.path import PathPolicy
 from .pipe import Pipe
 from .quic.connection import PeerConnection
 from .relay_name import RelayName
@@ -35,6 +36,7 @@ async def accept(
     auth: Authentication | None = None,
     trust: RelayTrust | None = None,
     answer_timeout_s: float = ANSWER_TIMEOUT_S,
+    path_policy: PathPolicy = PathPolicy.ANY,
     network: Network | None = None,
 ) -> Pipe:
     """Answer one invite; closing the pipe gives up everything that stands behind it.
@@ -42,6 +44,7 @@ async def accept(
     :param auth: None: what the invite brings along, if it does.
     :param trust: None: the relay's fingerprint that the invite brings along.
     :param answer_timeout_s: seconds to wait for the dialer.
+    :param path_policy: whether the pipe may leave the relay, or must.
     :param network: another one than the system's.
     :raises InviteInvalid: its packet is damaged.
     :raises InviteExpired: its time is over.
@@ -51,9 +54,10 @@ async def accept(
     :raises RegistrationFailed: the relay refuses.
     :raises NoAnswer: the dialer does not answer.
     :raises AuthenticationFailed: at either end; the invite is used up.
+    :raises NoDirectPath: only a direct path would do, and there is none.
     :raises PipeClosed: the dialer gave up.
     """
-    answer = _Answer(invite, auth)
+    answer = _Answer(invite, auth, path_policy)
     if invite.relay is None:
         raise UsageError("the invite names no relay: say which")
     link = await RelayLink.connect(
@@ -64,6 +68,23 @@ async def accept(
     except BaseException:
         await link.close()
         raise
+
+
+async def accept_over(
+    link: RelayLink,
+    invite: Invite,
+    *,
+    auth: Authentication,
+    answer_timeout_s: float,
+    path_policy: PathPolicy = PathPolicy.ANY,
+) -> Pipe:
+    """Answer one invite over a link that is there already; the link is closed with the pipe.
+
+    :raises PeersError: what `accept` raises, but for what concerns reaching the relay; then the
+        link may be closed already.
+    """
+    answer = _Answer(invite, auth, path_policy)
+    return await answer.give(link, answer_timeout_s, at_end=link.close)
 
 
 class Accepter(ClosedAtExit):
@@ -103,6 +124,7 @@ class Accepter(ClosedAtExit):
         *,
         auth: Authentication | None = None,
         answer_timeout_s: float = ANSWER_TIMEOUT_S,
+        path_policy: PathPolicy = PathPolicy.ANY,
     ) -> Pipe:
         """Answer one invite; several may be under way at a time. Parameters as those of `accept`.
 
@@ -114,7 +136,7 @@ class Accepter(ClosedAtExit):
             raise PipeClosed("the accepter was closed")
         if invite.fingerprint is not None and invite.fingerprint != self._link.fingerprint:
             raise UsageError(f"the invite is for another relay: {invite.relay}")
-        answer = _Answer(invite, auth)
+        answer = _Answer(invite, auth, path_policy)
         if not self._answered.add(answer.packet):
             raise InviteUsed("this invite was answered here before: ask the dialer for a new one")
         # A task of its own, so that `close` can end it.
@@ -156,13 +178,16 @@ class Accepter(ClosedAtExit):
 class _Answer:
     """The answer to one invite, prepared as far as that goes without a network."""
 
-    def __init__(self, invite: Invite, auth: Authentication | None) -> None:
+    def __init__(
+        self, invite: Invite, auth: Authentication | None, path_policy: PathPolicy
+    ) -> None:
         """:raises InviteInvalid: the packet is damaged.
         :raises InviteExpired: its time is over.
         :raises UsageError: `auth` is not what the invite asks for.
         """
         invite.check_expiry(time.time())
         self._auth = _authentication(invite, auth)
+        self._path_policy = path_policy
         self._berth = Berth()
         self.is_given = False  # whether the dialer may have heard of us
         loop = asyncio.get_running_loop()
@@ -195,9 +220,10 @@ class _Answer:
             await self._berth.leave()
             raise
         self.is_given = True
-        pipe = self._berth.host(self._quic, self._auth, at_end)
+        pipe = self._berth.host(self._quic, self._auth, at_end, self._path_policy)
         try:
             await self._wait_open(pipe, timeout_s)
+            await pipe.wait_usable()
         except BaseException:
             await pipe.close(CloseCode.FAILED, _GAVE_UP)
             raise

@@ -13,6 +13,7 @@ from .endpoint import Attachment
 from .errors import RelayError
 from .link.link import RelayLink
 from .link.registration import Registration
+from .paths.path import PathPolicy
 from .pipe import Pipe
 from .quic.connection import PeerConnection
 
@@ -69,13 +70,18 @@ class Berth:
         quic: PeerConnection,
         auth: Authentication,
         at_end: Callable[[], Awaitable[None]] | None = None,
+        path_policy: PathPolicy = PathPolicy.ANY,
     ) -> Pipe:
         """Drive a connection whose IDs come from `source`; when the pipe ends, give all up.
 
         :param at_end: does so, and is awaited by `Pipe.close`; None: the registration ends.
         """
+        if self._link is None:
+            raise RuntimeError("a berth that is not moored can host nobody")
         place = self.place
         pipe = Pipe(quic, place.schedule, self, auth)
+        # The original's peers know of no other path than the relay's.
+        pipe.find_paths(place, self._link, path_policy if auth.kind else PathPolicy.RELAY_ONLY)
         self._pipe = pipe
         self._at_end = at_end or self._end_registration
         place.prober = pipe

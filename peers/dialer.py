@@ -10,6 +10,7 @@ from .errors import CloseCode, NoAnswer, PeersError, UsageError
 from .invite import DEFAULT_LIFETIME_S, Invite
 from .link.link import RelayLink
 from .network import Network, SystemNetwork
+from .paths.path import PathPolicy
 from .pipe import Pipe
 from .quic.connection import PeerConnection
 from .relay_name import RelayName
@@ -22,12 +23,14 @@ async def dial(
     auth: Authentication,
     trust: RelayTrust,
     lifetime_s: float = DEFAULT_LIFETIME_S,
+    path_policy: PathPolicy = PathPolicy.ANY,
     network: Network | None = None,
 ) -> "Dialing":
     """Reach the relay, register, and make an invite. Nobody needs to be there to answer it yet.
 
     :param relay: `HOST`, `HOST:PORT` or `[IPv6]:PORT`.
     :param lifetime_s: seconds for which the invite can be answered.
+    :param path_policy: whether the pipe may leave the relay, or must.
     :param network: another one than the system's.
     :raises UsageError: for an argument that makes no sense.
     :raises RelayUnreachable: no such relay, or no answer.
@@ -42,7 +45,7 @@ async def dial(
     try:
         # The relay must know our connection ID before anybody else learns of it.
         await berth.moor(link)
-        return Dialing(link, berth, name, auth, lifetime_s)
+        return Dialing(link, berth, name, auth, lifetime_s, path_policy)
     except BaseException:
         await link.close()
         raise
@@ -61,6 +64,7 @@ class Dialing(ClosedAtExit):
         relay: RelayName,
         auth: Authentication,
         lifetime_s: float,
+        path_policy: PathPolicy = PathPolicy.ANY,
     ) -> None:
         """For `dial`."""
         self._loop = asyncio.get_running_loop()
@@ -70,7 +74,7 @@ class Dialing(ClosedAtExit):
             # Certificates are not in it, nor is anything else that an application decides on.
             raise RuntimeError(f"the first flight has {len(flight)} datagrams, not one")
         self._place = berth.place
-        self._pipe = berth.host(self._quic, auth, at_end=link.close)
+        self._pipe = berth.host(self._quic, auth, link.close, path_policy)
         self._handshake_timer: asyncio.TimerHandle | None = None
         self._closing: asyncio.Task[None] | None = None
         self._is_late = False
@@ -98,6 +102,7 @@ class Dialing(ClosedAtExit):
         :raises InviteExpired: nobody answered it in time.
         :raises NoAnswer: somebody did, and was not heard any more before the pipe was open.
         :raises AuthenticationFailed: at either end; the invite is used up.
+        :raises NoDirectPath: only a direct path would do, and there is none.
         :raises PipeClosed: the other end gave up, or this was closed.
         """
         try:
@@ -112,6 +117,7 @@ class Dialing(ClosedAtExit):
         finally:
             if self._handshake_timer is not None and self._pipe.is_open:
                 self._handshake_timer.cancel()
+        await self._pipe.wait_usable()
         return self._pipe
 
     async def close(self, code: int = CloseCode.DONE, reason: str = "") -> None:

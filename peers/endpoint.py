@@ -25,6 +25,7 @@ from relay.wire.invariants import (
 
 from .attachment import Attachment, Drop, Observer, Way
 from .network import DatagramSocket, Network
+from .paths.agent import BirthdayPermits
 from .sockets import SocketId, Sockets
 
 __all__ = ["GRACE_S", "Attachment", "Drop", "Endpoint", "Observer", "Way", "destination_cid"]
@@ -59,6 +60,8 @@ class Endpoint:
         self._timer_at = 0.0  # meaningful while `_timer` is set
         self.sockets = Sockets(network, self._received)
         """All that are open: those of the ways, and those of direct paths."""
+        self.birthday_permits = BirthdayPermits()
+        """So that not all pipes open hundreds of sockets at a time."""
         self.observer: Observer | None = None
         self.dropped: Counter[Drop] = Counter()
         """Datagrams dropped since the start, by reason."""

@@ -10,10 +10,15 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from .attachment import Attachment
 from .auth import Authentication, Peer
 from .closing import ClosedAtExit
 from .connection import Connection, Routes
 from .errors import CloseCode, PeersError, PipeClosed
+from .link.link import RelayLink
+from .paths.driver import DIRECT_WITHIN_S, OnChange, PathDriver
+from .paths.path import RELAY, PathPolicy
+from .paths.report import PathReport
 from .pipe_core import PipeCore
 from .quic.connection import PeerConnection
 from .quic.parts import QuicStatistics
@@ -35,6 +40,8 @@ class PipeStatistics(QuicStatistics):
     """Written to streams and kept until the other end has acknowledged it."""
     bytes_unread: int
     """Received on streams and kept until the application reads it."""
+    path: str
+    """What it is sent by: `by the relay`, or `direct to ADDRESS`."""
 
 
 class Pipe(ClosedAtExit):
@@ -59,6 +66,7 @@ class Pipe(ClosedAtExit):
         self._schedule = schedule
         self._core = PipeCore(connection, schedule, routes, auth)
         self._on_close: Callable[[], Awaitable[None]] | None = None
+        self._paths: PathDriver | None = None
 
     # For applications
 
@@ -159,7 +167,24 @@ class Pipe(ClosedAtExit):
             streams_open=len(self._core.streams),
             bytes_unacknowledged=sum(map(self._quic.unacknowledged, self._core.streams)),
             bytes_unread=sum(each.unread for each in self._core.streams.values()),
+            path=str(RELAY if self._paths is None else self._paths.current),
         )
+
+    def paths(self) -> PathReport:
+        """Which path is in use, why, and what became of all others that were tried."""
+        return self._driver.report()
+
+    def on_path_change(self, action: OnChange) -> None:
+        """Call `action` with each change of the path, in the event loop, and quickly."""
+        self._driver.on_change(action)
+
+    async def wait_direct(self, timeout_s: float = DIRECT_WITHIN_S) -> None:
+        """Wait until the pipe goes straight to the other peer. It may go back later.
+
+        :raises NoDirectPath: there is no such path in that time. The pipe stays as it is.
+        :raises PipeClosed: the pipe has ended.
+        """
+        await self._driver.wait_direct(timeout_s)
 
     # For `dial` and `accept`
 
@@ -181,12 +206,25 @@ class Pipe(ClosedAtExit):
             await self._core.changes.wait()
         return self._core.peer
 
+    async def wait_usable(self) -> None:
+        """The pipe is open. If only a direct path will do, wait for that, too.
+
+        :raises NoDirectPath: there is none; the pipe is closed.
+        :raises PipeClosed: the pipe has ended.
+        """
+        if self._driver.policy is PathPolicy.DIRECT_ONLY:
+            await self._driver.wait_direct(2 * DIRECT_WITHIN_S)  # the driver gives up in time
+
     def on_close(self, action: Callable[[], Awaitable[None]]) -> None:
         """Have `close` do this at its end: give up what the pipe lived on.
 
         Every call of `close` awaits it, so it must put up with several, also at the same time.
         """
         self._on_close = action
+
+    def find_paths(self, place: Attachment, link: RelayLink, policy: PathPolicy) -> None:
+        """Look for direct paths as soon as the pipe is open. To be called once, before that."""
+        self._paths = PathDriver(self._core, place, link, policy)
 
     def probe(self, now: float) -> None:
         """We moved, or the relay came back: let the other end hear of us. Limit the rate."""
@@ -202,6 +240,13 @@ class Pipe(ClosedAtExit):
         """More connection IDs were registered: let the other end have them, if it needs any."""
         self._quic.issue_connection_ids()
         self._schedule()
+
+    @property
+    def _driver(self) -> PathDriver:
+        """:raises RuntimeError: without `find_paths`."""
+        if self._paths is None:
+            raise RuntimeError("this pipe knows of no paths")
+        return self._paths
 
     def _check_not_ended(self) -> None:
         if self._core.error is not None:

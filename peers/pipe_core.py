@@ -120,11 +120,19 @@ class PipeCore:
         ours, _ = self._quic.control_stream_ids
         framed = frame(body)
         is_full = self._quic.unacknowledged(ours) + len(framed) > MAX_QUEUED
-        if self._control_stopped or is_full or not self.is_open:
+        is_possible = self._has_control and self.is_open and not self._control_stopped
+        if is_full or not is_possible:
             self.control_dropped += 1
             return
         self._quic.send_control(framed)
         self._schedule()
+
+    def give_up(self, error: PeersError, code: int, reason: str) -> None:
+        """End the pipe for a reason of our own; the other end hears code and reason."""
+        if self._error is None:
+            self._end(error)
+            self._quic.finish(code, reason)
+            self._schedule()
 
     # `Connection`, for the endpoint
 

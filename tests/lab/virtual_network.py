@@ -14,15 +14,28 @@ import random
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from peers.errors import RelayUnreachable
 from peers.interfaces import IpInterface
 from peers.network import Receive, interleave, literal_address
 from relay.wire.address import Address
 
-IP_AND_UDP_HEADERS = {socket.AF_INET: 28, socket.AF_INET6: 48}
-"""Bytes that an MTU counts besides the UDP payload."""
+from .virtual_nat import USUAL, Behaviour, Filtering, MappingBehaviour, Nat, Node, Packet
+
+__all__ = [
+    "PERFECT",
+    "Behaviour",
+    "Conditions",
+    "Filtering",
+    "Host",
+    "Link",
+    "MappingBehaviour",
+    "Nat",
+    "Packet",
+    "VirtualNetwork",
+    "VirtualSocket",
+]
 
 FIRST_EPHEMERAL_PORT = 49_152
 
@@ -70,7 +83,7 @@ class Link:
         self._busy_until = 0.0
         self._last_arrival = 0.0  # of those that were not late
 
-    def carry(self, packet: "Packet", arrive: "Callable[[Packet], None]") -> None:
+    def carry(self, packet: Packet, arrive: Callable[[Packet], None]) -> None:
         """Lose the packet, or call `arrive` with it later: once, or twice."""
         network, conditions = self._network, self.conditions
         for forged in self.forge(packet.datagram) if self.forge else ():
@@ -104,20 +117,6 @@ class Link:
         loop.call_at(arrival, arrive, packet)
 
 
-@dataclass(frozen=True, slots=True)
-class Packet:
-    """A datagram with its addresses, as the link that it is on sees them."""
-
-    datagram: bytes
-    source: Address
-    destination: Address
-
-    @property
-    def size(self) -> int:
-        """Bytes of the IP packet."""
-        return len(self.datagram) + IP_AND_UDP_HEADERS[self.destination.family]
-
-
 class VirtualNetwork:
     """The core: all public addresses, all names, and what became of what did not arrive."""
 
@@ -128,7 +127,7 @@ class VirtualNetwork:
         self.dropped: Counter[str] = Counter()
         self.watchers: list[Callable[[Packet], None]] = []
         """Called with each packet that gets to the core: after the sender's NAT."""
-        self._nodes: dict[str, Host | Nat] = {}
+        self._nodes: dict[str, Node] = {}
 
     def host(self, name: str, *addresses: str) -> "Host":
         """Make a host with these public addresses of either family; the first is preferred."""
@@ -136,19 +135,32 @@ class VirtualNetwork:
         host.move(*addresses)
         return host
 
-    def nat(self, public: str, *, idle_timeout_s: float = math.inf) -> "Nat":
-        """Make a NAT with this public address, whose mappings die after so much silence."""
-        nat = Nat(self, public, idle_timeout_s)
-        self.attach(public, nat)
+    def nat(
+        self,
+        public: str,
+        *,
+        idle_timeout_s: float = math.inf,
+        behaviour: Behaviour = USUAL,
+        behind: Nat | None = None,
+    ) -> Nat:
+        """Make a NAT with this outside address, whose mappings die after so much silence.
+
+        :param behind: another one, in whose inside that address is: carrier-grade NAT.
+        """
+        nat = Nat(self, public, idle_timeout_s, behaviour, behind)
+        if behind is None:
+            self.attach(public, nat)
+        else:
+            behind.connect(nat, public)
         return nat
 
-    def attach(self, address: str, node: "Host | Nat") -> None:
+    def attach(self, address: str, node: Node) -> None:
         """Route an address to a host or NAT."""
         if self._nodes.get(address, node) is not node:
             raise ValueError(f"{address} is in use")
         self._nodes[address] = node
 
-    def detach(self, address: str, node: "Host | Nat") -> None:
+    def detach(self, address: str, node: Node) -> None:
         """Stop routing it there."""
         if self._nodes.get(address) is node:
             del self._nodes[address]
@@ -166,72 +178,6 @@ class VirtualNetwork:
     def drop(self, reason: str) -> None:
         """Count a datagram that ends here."""
         self.dropped[reason] += 1
-
-
-class Nat:
-    """Endpoint-independent mapping, endpoint-dependent filtering: what most homes have."""
-
-    def __init__(self, network: VirtualNetwork, public: str, idle_timeout_s: float) -> None:
-        self._network = network
-        self._public = public
-        self._idle_timeout_s = idle_timeout_s
-        self._next_port = 20_000
-        self._inside: dict[str, Host] = {}
-        self._by_private: dict[Address, _Mapping] = {}  # per packet that goes out
-        self._by_port: dict[int, _Mapping] = {}  # per packet that comes in
-
-    def connect(self, host: "Host", private: str) -> None:
-        """Put a host behind this NAT, where it has a private address."""
-        self._inside[private] = host
-
-    def disconnect(self, private: str) -> None:
-        """It has gone."""
-        self._inside.pop(private, None)
-
-    def rebind(self) -> None:
-        """Forget all mappings: whoever sends next gets another public port."""
-        self._by_private.clear()
-        self._by_port.clear()
-
-    def send_out(self, packet: Packet) -> None:
-        """Translate a packet from inside, and pass it to the core."""
-        mapping = self._by_private.get(packet.source)
-        if mapping is None or self._is_dead(mapping):
-            mapping = self._map(packet.source)
-        mapping.last_sent = asyncio.get_running_loop().time()
-        mapping.contacted.add(packet.destination)
-        source = Address(self._public, mapping.port)
-        self._network.route(Packet(packet.datagram, source, packet.destination))
-
-    def arrive(self, packet: Packet) -> None:
-        """Translate a packet from the core, if somebody inside has asked for it."""
-        mapping = self._by_port.get(packet.destination.port)
-        if mapping is None or self._is_dead(mapping):
-            self._network.drop("nat: no mapping")
-        elif packet.source not in mapping.contacted:
-            self._network.drop("nat: never contacted")
-        elif (host := self._inside.get(mapping.private.host)) is None:
-            self._network.drop("nat: the host has gone")
-        else:
-            host.arrive(Packet(packet.datagram, packet.source, mapping.private))
-
-    def _map(self, private: Address) -> "_Mapping":
-        mapping = _Mapping(private, self._next_port)
-        self._next_port += 1
-        self._by_private[private] = mapping
-        self._by_port[mapping.port] = mapping
-        return mapping
-
-    def _is_dead(self, mapping: "_Mapping") -> bool:
-        return asyncio.get_running_loop().time() - mapping.last_sent > self._idle_timeout_s
-
-
-@dataclass(slots=True)
-class _Mapping:
-    private: Address
-    port: int
-    last_sent: float = 0.0
-    contacted: set[Address] = field(default_factory=set)
 
 
 class Host:
@@ -254,7 +200,8 @@ class Host:
     def move(self, *addresses: str, behind: Nat | None = None) -> None:
         """Leave the present network; have these addresses from now on, public or behind a NAT.
 
-        Sockets stay open, as wildcard sockets do: they send from the new address.
+        Sockets stay open, as wildcard sockets do: they send from the new address. Addresses of
+        another family than the NAT's are public.
         """
         for address in self.addresses:
             self.network.detach(address, self)
@@ -263,7 +210,7 @@ class Host:
         self.addresses = tuple(str(ipaddress.ip_address(each)) for each in addresses)
         self._nat = behind
         for address in self.addresses:
-            if behind:
+            if behind and behind.family is Address(address, 0).family:
                 behind.connect(self, address)
             else:
                 self.network.attach(address, self)
@@ -325,7 +272,7 @@ class Host:
         self._sockets.pop((closed.family, closed.port), None)
 
     def _leave(self, packet: Packet) -> None:
-        if self._nat:
+        if self._nat and self._nat.family is packet.source.family:
             self._nat.send_out(packet)
         else:
             self.network.route(packet)

@@ -40,12 +40,15 @@ class Peer:
     kind: AuthKind | None
     """How it was proven; None: not at all."""
     fingerprint: str | None = None
-    """Of its certificate, `sha256:` and 64 hexadecimal digits, with `AuthKind.CERTIFICATE`."""
+    """Of its certificate, `sha256:` and 64 hexadecimal digits: with `AuthKind.CERTIFICATE`, or if a
+    spoken code has led to the pairing key."""
 
     def __str__(self) -> str:
         match self.kind:
             case AuthKind.INVITE_KEY:
                 return "whoever has the invite"
+            case AuthKind.PAIRING_KEY if self.fingerprint is not None:
+                return f"the holder of the code, {self.fingerprint}"
             case AuthKind.PAIRING_KEY:
                 return "the holder of the pairing key"
             case AuthKind.CERTIFICATE:

@@ -128,6 +128,11 @@ class Sink:
         self._failure: OSError | None = None
         threading.Thread(target=self._run, name="standard output", daemon=True).start()
 
+    @property
+    def is_broken(self) -> bool:
+        """Whether nothing can be written any more."""
+        return self._failure is not None
+
     async def write(self, data: bytes) -> None:
         """Have it written; waits while much is unwritten.
 

@@ -4,9 +4,12 @@ import getpass
 import os
 from pathlib import Path
 
+from relay.wire.rendezvous import is_fingerprint
+
 from .. import keys
 from ..errors import FileUnusable, UsageError
 from ..identity import Identity, default_path
+from ..known_peers import KnownPeers, default_pins_path
 from ..private_file import write_private
 from .io import put, say
 from .options import Options
@@ -17,6 +20,16 @@ KEY_VARIABLE = "QUICPIPE_PAIRING_KEY"
 
 def identity_command(options: Options) -> int:
     """Print the fingerprint of one's identity, which is made if there is none."""
+    put(load_or_make_identity(options).fingerprint + "\n")
+    return 0
+
+
+def load_or_make_identity(options: Options) -> Identity:
+    """The identity, which is made if there is none: for whoever need not be known beforehand.
+
+    :raises IdentityInvalid: the file is none.
+    :raises FileUnusable: it cannot be written.
+    """
     path = options.identity or default_path()
     if not path.exists():
         try:
@@ -26,8 +39,35 @@ def identity_command(options: Options) -> int:
             # Another process may have made it in this very moment.
             if not path.exists():
                 raise
-    put(Identity.load(path).fingerprint + "\n")
-    return 0
+    return Identity.load(path)
+
+
+def load_pins(options: Options) -> KnownPeers:
+    """Which labels stand for whom.
+
+    :raises FileUnusable: the file cannot be used.
+    """
+    return KnownPeers.load(default_pins_path(options.identity))
+
+
+def pinned(options: Options) -> list[str]:
+    """The fingerprints of all `--peer`, labels looked up.
+
+    :raises UsageError: a label stands for nobody.
+    :raises FileUnusable: the file of pins cannot be used.
+    """
+    peers = options.peers or []
+    pins = load_pins(options) if any(not is_fingerprint(each) for each in peers) else KnownPeers()
+    found = []
+    for each in peers:
+        fingerprint = each if is_fingerprint(each) else pins.get(each)
+        if fingerprint is None:
+            raise UsageError(
+                f"'{each}' stands for nobody here: give the fingerprint, which 'quicpipe identity'"
+                f" shows there, or keep it with 'quicpipe pin {each} FINGERPRINT'"
+            )
+        found.append(fingerprint)
+    return found
 
 
 def keygen_command(options: Options) -> int:

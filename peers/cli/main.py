@@ -4,11 +4,14 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 
 from ..errors import PeersError, UsageError
 from . import keys as cli_keys
+from . import pins as cli_pins
 from . import pipe as cli_pipe
+from . import rendezvous as cli_rendezvous
+from .checks import complaint
 from .io import occupy_standard_descriptors, require_output, say
 from .options import Options
 from .parser import USAGE, build_parser
@@ -44,12 +47,9 @@ def _parse(arguments: Sequence[str] | None) -> Options:
         )
     if extra:
         parser.error(f"unknown argument: {extra[0][:60]}")
-    if options.original and (
-        options.peers or options.pairing_key_file is not None or options.pairing_key_prompt
-    ):
-        parser.error("--original authenticates nobody: it does not go with --peer or a pairing key")
-    if options.command in {"dial", "accept"} and options.identity is not None and not options.peers:
-        parser.error("--identity has no effect without --peer FINGERPRINT: give both, or neither")
+    wrong = complaint(options)
+    if wrong is not None:
+        parser.error(wrong)
     return options
 
 
@@ -57,14 +57,27 @@ def _run(options: Options) -> int:
     if options.output is None:
         require_output()
     match options.command:
+        case "dial" if options.peer is not None:
+            return _run_async(cli_rendezvous.dial_peer_command(options))
         case "dial":
             return _run_async(cli_pipe.dial_command(options))
+        case "accept" if options.listen:
+            return _run_async(cli_rendezvous.listen_command(options))
         case "accept":
             invite = cli_pipe.read_invite(options)
             return _run_async(cli_pipe.accept_command(options, invite))
-        case "identity":
-            return cli_keys.identity_command(options)
-    return cli_keys.keygen_command(options)
+        case _:
+            return _AT_ONCE[options.command](options)
+
+
+_AT_ONCE: dict[str, Callable[[Options], int]] = {
+    "identity": cli_keys.identity_command,
+    "keygen": cli_keys.keygen_command,
+    "pin": cli_pins.pin_command,
+    "unpin": cli_pins.unpin_command,
+    "pins": cli_pins.pins_command,
+}
+"""The commands that need no event loop."""
 
 
 def _run_async(command: Coroutine[None, None, int]) -> int:

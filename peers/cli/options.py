@@ -9,8 +9,9 @@ from typing import TypeVar
 from .. import keys
 from ..errors import PeersError
 from ..identity import parse_fingerprint
-from ..invite import DEFAULT_LIFETIME_S
+from ..known_peers import check_label
 from ..relay_name import RelayName
+from ..rendezvous.listener import check_name
 
 _LONGEST_LIFETIME_S = 30 * 86400.0
 _DURATION = re.compile(r"(\d{1,7})([smhd]?)", re.ASCII)
@@ -28,12 +29,22 @@ class Options(argparse.Namespace):
     verbose: bool = False
     relay: RelayName | None = None
     relay_fingerprint: str | None = None
+    peer: str | None = None
+    """Whom to dial: a fingerprint in its one form, or what may be a label, a name or a code."""
     peers: list[str] | None = None
+    """Whom to let in: fingerprints in their one form, and labels."""
+    anyone: bool = False
+    listen: bool = False
+    name: str | None = None
+    keep_open: bool = False
+    label: str = ""
+    fingerprint: str = ""
     pairing_key_file: Path | None = None
     pairing_key_prompt: bool = False
     identity: Path | None = None
     invite: Path | None = None
-    expires_s: float = DEFAULT_LIFETIME_S
+    expires_s: float | None = None
+    """None: not given."""
     original: bool = False
     output: Path | None = None
 
@@ -46,6 +57,33 @@ def relay_name(text: str) -> RelayName:
 def fingerprint(text: str) -> str:
     """A certificate's fingerprint, in any spelling."""
     return _checked(parse_fingerprint, text)
+
+
+def peer_or_label(text: str) -> str:
+    """A certificate's fingerprint, in any spelling, or a label of `quicpipe pin`."""
+    if not _looks_like_label(text):
+        return fingerprint(text)
+    return label(text)
+
+
+def whom_to_dial(text: str) -> str:
+    """A fingerprint, a label, a name, or a code, which is read elsewhere."""
+    if text.lstrip().startswith("{"):
+        raise argparse.ArgumentTypeError(
+            "an invite does not belong on the command line, which others can see: it is for"
+            " 'quicpipe accept', on standard input or by --invite FILE"
+        )
+    return peer_or_label(text) if not text[:1].isdigit() or len(text) >= 64 else text
+
+
+def listener_name(text: str) -> str:
+    """A name to listen under."""
+    return _checked(check_name, text)
+
+
+def label(text: str) -> str:
+    """A label for a peer."""
+    return _checked(check_label, text)
 
 
 def file_path(text: str) -> Path:
@@ -74,6 +112,10 @@ def duration(text: str) -> float:
             "expected a time from 1s to 30d: 90s, 10m, 1h, 2d, or a plain number of seconds"
         )
     return seconds
+
+
+def _looks_like_label(text: str) -> bool:
+    return len(text) < 64 and ":" not in text
 
 
 def _checked(parse: Callable[[str], Parsed], text: str) -> Parsed:

@@ -4,14 +4,28 @@ import argparse
 import importlib.metadata
 from typing import NoReturn
 
-from .options import duration, file_path, fingerprint, key_file, relay_name
+from .options import (
+    duration,
+    file_path,
+    fingerprint,
+    key_file,
+    label,
+    listener_name,
+    peer_or_label,
+    relay_name,
+    whom_to_dial,
+)
 
 USAGE = 2
 """The exit code for a command line that makes no sense."""
 
 _DESCRIPTION = "One end-to-end encrypted QUIC connection between two devices, through a relay."
 _EXAMPLES = """\
-example:
+examples:
+  quicpipe accept --listen --anyone --relay relay.example
+      prints this machine's fingerprint, sha256:…; then on the other machine:
+  quicpipe dial sha256:… --relay relay.example
+
   quicpipe dial --relay relay.example --invite invite.json
       then bring invite.json to the other machine, and there:
   quicpipe accept --invite invite.json
@@ -25,8 +39,13 @@ examples:
   quicpipe dial --relay relay.example < photo.jpg | ssh host 'quicpipe accept > photo.jpg'
       the invite travels through ssh, the photo through the relay
 
-The invite goes to standard output as one line, before what the peer sends, or to the file that
---invite names, which is removed again once it is used up.
+  quicpipe dial sha256:… --relay relay.example
+      the peer with that fingerprint, which runs 'quicpipe accept --listen' there
+  quicpipe dial laptop --relay relay.example
+      the same, if 'quicpipe pin laptop sha256:…' was said before
+
+Without PEER the invite goes to standard output as one line, before what the peer sends, or to the
+file that --invite names, which is removed again once it is used up.
 """
 _ACCEPT_EXAMPLES = """\
 examples:
@@ -34,6 +53,10 @@ examples:
       receive only: standard input is used up by the invite
   quicpipe accept --invite invite.json
       both ways: type here, it arrives there
+  quicpipe accept --listen --peer sha256:… --relay relay.example
+      wait at the relay for the peer with that fingerprint, serve it, and end
+  quicpipe accept --listen --anyone --keep-open --relay relay.example > messages
+      receive only, from whomever, one after another, until Ctrl-C
 
 The invite names the relay, and how the two ends authenticate.
 """
@@ -43,6 +66,13 @@ authentication:
   --pairing-key-file a key that both machines have ('quicpipe keygen'); also from the environment,
                      QUICPIPE_PAIRING_KEY_FILE or QUICPIPE_PAIRING_KEY
   --peer             certificates, both ways ('quicpipe identity')
+"""
+_PIN_EXAMPLES = """\
+example:
+  quicpipe pin laptop sha256:…
+      'quicpipe dial laptop' and '--peer laptop' mean that peer from now on
+
+The pins are in the file known_peers beside one's identity.
 """
 _IDENTITY_EXAMPLES = """\
 example:
@@ -88,6 +118,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="a new file, readable by you only (default: standard output)",
     )
+    _add_pins(commands)
     return parser
 
 
@@ -102,7 +133,18 @@ _Commands = argparse._SubParsersAction  # the only name that argparse has for it
 
 
 def _add_dial(commands: "_Commands[_Parser]") -> None:
-    parser = _add(commands, "dial", "invite a peer and wait for it", _DIAL_EXAMPLES, long=True)
+    parser = _add(
+        commands, "dial", "open a pipe to a peer, or invite one", _DIAL_EXAMPLES, long=True
+    )
+    parser.add_argument(
+        "peer",
+        nargs="?",
+        default=None,  # argparse would read its SUPPRESS as if it had been given
+        type=whom_to_dial,
+        metavar="PEER",
+        help="who listens at the relay: a fingerprint, a label of 'quicpipe pin', or with a pairing"
+        " key any name; without it an invite is made",
+    )
     parser.add_argument(
         "--invite",
         type=file_path,
@@ -121,15 +163,55 @@ def _add_dial(commands: "_Commands[_Parser]") -> None:
 
 
 def _add_accept(commands: "_Commands[_Parser]") -> None:
-    parser = _add(commands, "accept", "answer an invite", _ACCEPT_EXAMPLES, long=True)
+    parser = _add(
+        commands, "accept", "answer an invite, or wait for dialers", _ACCEPT_EXAMPLES, long=True
+    )
+    _add_listen_options(parser)
     parser.add_argument(
         "--invite",
         type=file_path,
         metavar="FILE",
         help="read the invite from here, waiting a little for it (default: standard input)",
     )
-    _add_relay_options(parser, "reach the relay under another name than the invite's")
+    _add_relay_options(
+        parser,
+        "the relay to listen at, without it $QUICPIPE_RELAY; with an invite: reach its relay under"
+        " another name",
+    )
     _add_authentication_options(parser)
+
+
+def _add_listen_options(parser: _Parser) -> None:
+    parser.add_argument(
+        "--listen",
+        action="store_true",
+        help="wait at the relay, under one's identity, for a dialer: no invite is handed over",
+    )
+    parser.add_argument(
+        "--name",
+        type=listener_name,
+        metavar="NAME",
+        help="listen under this name, too; it proves nothing to the dialer",
+    )
+    parser.add_argument(
+        "--anyone", action="store_true", help="let in whoever dials, whatever its certificate"
+    )
+    parser.add_argument(
+        "--keep-open",
+        action="store_true",
+        help="serve one dialer after another, receiving only (default: the first, both ways)",
+    )
+
+
+def _add_pins(commands: "_Commands[_Parser]") -> None:
+    pin = _add(commands, "pin", "keep a peer's fingerprint under a label", _PIN_EXAMPLES)
+    pin.add_argument("label", type=label, metavar="LABEL")
+    pin.add_argument("fingerprint", type=fingerprint, metavar="FINGERPRINT")
+    unpin = _add(commands, "unpin", "forget a label", _PIN_EXAMPLES)
+    unpin.add_argument("label", type=label, metavar="LABEL")
+    pins = _add(commands, "pins", "show all labels with their fingerprints", _PIN_EXAMPLES)
+    for parser in (pin, unpin, pins):
+        _add_identity_option(parser)
 
 
 def _add(
@@ -180,9 +262,9 @@ def _add_authentication_options(parser: _Parser) -> None:
         "--peer",
         dest="peers",
         action="append",
-        type=fingerprint,
+        type=peer_or_label,
         metavar="FINGERPRINT",
-        help="let in the peer with this certificate (repeatable)",
+        help="let in the peer with this certificate, or of this label (repeatable)",
     )
     _add_identity_option(parser)
 

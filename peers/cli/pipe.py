@@ -1,38 +1,30 @@
-"""`quicpipe dial` and `quicpipe accept`: a pipe between the standard streams of two machines."""
+"""`quicpipe dial` and `quicpipe accept` with an invite that is handed over."""
 
-import asyncio
-import os
 import time
 from dataclasses import replace
 
 from ..accepter import accept
 from ..auth import Authentication, InviteKey, Original, PairingKey, Pinned
 from ..dialer import dial
-from ..errors import CloseCode, PeersError, UsageError
-from ..invite import AuthKind, Invite
-from ..pipe import Pipe
-from ..relay_name import RelayName
+from ..errors import UsageError
+from ..invite import DEFAULT_LIFETIME_S, AuthKind, Invite
 from ..trust import RelayTrust
 from .invite import is_standard_stream, obtain, publish, withdraw
-from .io import Source, noticing_closed_output, say, say_on_terminal
-from .keys import has_pairing_key, load_identity, load_pairing_key
+from .io import Source, noticing_closed_output, say
+from .keys import has_pairing_key, load_identity, load_pairing_key, pinned
 from .options import Options
-from .streams import converse
-
-RELAY_VARIABLE = "QUICPIPE_RELAY"
-ORIGINAL_RELAY_VARIABLE = "QHOST"
-
-_FAILED_HERE = "the command failed; it says why where it runs"
-"""What the other side is told: our own messages may name files, and are for our own user."""
+from .session import chosen_relay, talk
 
 
 async def dial_command(options: Options) -> int:
     """Give an invite away, wait for the answer, then connect the standard streams to the pipe."""
     auth = _dialers_authentication(options)
-    relay = _relay(options)
+    relay = chosen_relay(options)
     trust = RelayTrust(options.relay_fingerprint)
     started = time.monotonic()
-    dialing = await dial(str(relay), auth=auth, trust=trust, lifetime_s=options.expires_s)
+    dialing = await dial(
+        str(relay), auth=auth, trust=trust, lifetime_s=options.expires_s or DEFAULT_LIFETIME_S
+    )
     async with dialing:
         if options.verbose:
             took_ms = (time.monotonic() - started) * 1000
@@ -45,14 +37,14 @@ async def dial_command(options: Options) -> int:
         finally:
             withdraw(dialing.invite, options.invite)
         started = time.monotonic()
-        return await _talk(pipe, Source(), options, is_dialer=True)
+        return await talk(pipe, Source(), options, is_dialer=True)
 
 
 async def accept_command(options: Options, invite: Invite) -> int:
     """Answer an invite, then connect the standard streams to the pipe."""
     auth = _accepters_authentication(options, invite)
     if options.original:
-        invite = replace(invite, relay=_relay(options))
+        invite = replace(invite, relay=chosen_relay(options))
     elif options.relay is not None:
         invite = replace(invite, relay=options.relay)
     trust = None
@@ -66,7 +58,7 @@ async def accept_command(options: Options, invite: Invite) -> int:
             say(f"answered in {(time.monotonic() - started) * 1000:.0f} ms")
         # An invite from standard input has used that up: the other end gets its FIN at once.
         source = None if is_standard_stream(options.invite) else Source()
-        return await _talk(pipe, source, options, is_dialer=False)
+        return await talk(pipe, source, options, is_dialer=False)
 
 
 def read_invite(options: Options) -> Invite:
@@ -80,44 +72,20 @@ def read_invite(options: Options) -> Invite:
     return invite
 
 
-async def _talk(pipe: Pipe, source: Source | None, options: Options, *, is_dialer: bool) -> int:
-    if options.verbose:
-        say(f"the pipe is open, to {pipe.peer}")
-    else:
-        say_on_terminal("connected")
-    try:
-        await converse(pipe, source, original=options.original, is_dialer=is_dialer)
-    except asyncio.CancelledError:
-        await pipe.close(CloseCode.FAILED, "interrupted")
-        raise
-    except PeersError:
-        await pipe.close(CloseCode.FAILED, _FAILED_HERE)
-        raise
-    finally:
-        if options.verbose:
-            _report(pipe)
-    await pipe.close()
-    return 0
-
-
-def _report(pipe: Pipe) -> None:
-    figures = pipe.statistics()
-    rtt = f"{figures.smoothed_rtt_s * 1000:.1f} ms" if figures.smoothed_rtt_s else "unknown"
-    say(
-        f"sent {figures.bytes_sent} bytes in {figures.datagrams_sent} datagrams, received"
-        f" {figures.bytes_received} in {figures.datagrams_received}; packets lost"
-        f" {figures.packets_lost}; round trip {rtt}"
-    )
-
-
 def _dialers_authentication(options: Options) -> Authentication:
     if options.original:
         return Original()
     if options.peers:
-        return Pinned(load_identity(options), options.peers)
+        return _pinned(options)
     if has_pairing_key(options):
         return PairingKey(load_pairing_key(options))
     return InviteKey()
+
+
+def _pinned(options: Options) -> Pinned:
+    """:raises UsageError: a label stands for nobody, or there is no identity of our own."""
+    fingerprints = pinned(options)
+    return Pinned(load_identity(options), fingerprints)
 
 
 def _accepters_authentication(options: Options, invite: Invite) -> Authentication:
@@ -147,7 +115,7 @@ def _accepters_authentication(options: Options, invite: Invite) -> Authenticatio
                     "the invite is for certificates: give --peer FINGERPRINT, the dialer's, which"
                     " 'quicpipe identity' shows there"
                 )
-            return Pinned(load_identity(options), options.peers)
+            return _pinned(options)
         case AuthKind.PAIRING_KEY:
             return PairingKey(load_pairing_key(options))
     return InviteKey(invite.key)
@@ -165,23 +133,6 @@ def _wanted(options: Options) -> AuthKind | None:
     if options.peers:
         return AuthKind.CERTIFICATE
     return AuthKind.PAIRING_KEY if has_pairing_key(options) else None
-
-
-def _relay(options: Options) -> RelayName:
-    """The relay to be used.
-
-    :raises UsageError: if none is named, or the environment names one that is none.
-    """
-    if options.relay is not None:
-        return options.relay
-    variables = [RELAY_VARIABLE, *([ORIGINAL_RELAY_VARIABLE] if options.original else [])]
-    for variable in variables:
-        if text := os.environ.get(variable):
-            try:
-                return RelayName.parse(text)
-            except ValueError as error:
-                raise UsageError(f"the environment's {variable}: {error}") from None
-    raise UsageError(f"which relay? Give --relay HOST[:PORT], or set {' or '.join(variables)}")
 
 
 def _still_waiting() -> None:

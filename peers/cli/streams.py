@@ -9,16 +9,24 @@ from ..stream import Stream
 from .io import Sink, Source, say
 
 
-async def converse(pipe: Pipe, source: Source | None, *, original: bool, is_dialer: bool) -> None:
+async def converse(
+    pipe: Pipe,
+    source: Source | None,
+    *,
+    original: bool,
+    is_dialer: bool,
+    sink: Sink | None = None,
+) -> None:
     """Send `source` to the peer and write what it sends, until both have ended.
 
     Ours is one unidirectional stream each way (docs/protocol.md §6.3); the original's is one
     bidirectional stream that the dialer opens (§7).
 
     :param source: what to send; None: nothing, the end at once.
+    :param sink: where what comes goes; None: standard output.
     :raises PeersError: if not everything went through, both ways.
     """
-    conversation = _Conversation(pipe, source, Sink(), original)
+    conversation = _Conversation(pipe, source, sink or Sink(), original)
     if original:
         stream = pipe.open_stream() if is_dialer else await pipe.accept_stream()
         sending = asyncio.create_task(conversation.send(stream))

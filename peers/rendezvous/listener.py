@@ -5,6 +5,7 @@ import copy
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from dataclasses import replace
 from enum import StrEnum
 
 from relay.wire.rendezvous import MAX_BATCH, is_name
@@ -48,7 +49,7 @@ class Refused(StrEnum):
     MALFORMED = "malformed"
     """It is no invite, or is damaged."""
     UNFIT = "unfit"
-    """It asks for another kind of authentication than ours, or is for another relay."""
+    """It is for another relay."""
     EXPIRED = "expired"
     REPEATED = "repeated"
     """It was answered before: a relay that delivers twice does no harm."""
@@ -261,7 +262,9 @@ class Listener(ClosedAtExit):
 
     async def _answer(self, line: str) -> None:
         try:
-            invite = Invite.decode(line)
+            # What it says of authentication is not proven: ours holds, and the handshake tells the
+            # dialer at once if that is another.
+            invite = replace(Invite.decode(line), auth=self._auth.kind, key=None)
             pipe = await self._accepter.accept(invite, auth=self._auth)
         except PeersError as error:
             reason = _reason(error)

@@ -59,7 +59,8 @@ def test_version(tmp_path: Path) -> None:
         (["dial", "--relay", "relay.example:quic"], "not a port"),
         (["dial", "--relay", "::1:4433:"], "--relay"),
         (["dial", "--relay", "x", "--relay-fingerprint", "12"], "not a fingerprint"),
-        (["dial", "--relay", "x", "--peer", "bob"], "not a fingerprint"),
+        (["dial", "--relay", "x", "--peer", "bob"], "'bob' stands for nobody here"),
+        (["dial", "--relay", "x", "--peer", "b o b"], "not a label"),
         (["dial", "--relay", "x", "--peer", HEX], "no identity"),
         (["dial", "--relay", "x", "--pairing-key"], "--pairing-key-file FILE"),
         (["dial", "--relay", "x", "--pairing-key-file", KEY_TEXT], "command line can be seen"),
@@ -72,7 +73,7 @@ def test_version(tmp_path: Path) -> None:
         (["dial", "--relay", "x", "--expires", "0"], "or a plain number of seconds"),
         (["dial", "--relay", "x", "--expires", "-5m"], "--expires"),
         (["dial", "--rel", "x"], "--rel"),
-        (["dial", "relay.example"], "relay.example"),
+        (["dial", "relay.example"], "which relay?"),
         (["accept", INVITE.encode()], "does not belong on the command line"),
         (["accept", "--invite", ""], "--invite"),
         (["accept", "--expires", "1h"], "--expires"),
@@ -346,9 +347,9 @@ def test_options_that_a_command_does_not_have_keep_their_default() -> None:
     from peers.cli.parser import build_parser
 
     options = build_parser().parse_args(["keygen"], namespace=Options())
-    assert options.expires_s == 3600
+    assert options.expires_s is None
     assert options.relay is None
     options = build_parser().parse_args(["dial"], namespace=Options())
-    assert options.expires_s == 3600
+    assert options.expires_s is None
     assert options.peers is None
     assert not options.original

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from peers import keys
-from peers.cli.pipe import _FAILED_HERE
+from peers.cli.session import _FAILED_HERE
 from peers.identity import Identity
 from peers.invite import Invite
 from tests.lab.processes import RelayProcess

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from peers.auth import InviteKey
-from peers.cli.pipe import _report
+from peers.cli.session import _report
 from tests.lab.virtual_loop import run_virtual
 from tests.peers.pipe_pair import Link, joined
 

@@ -1,0 +1,77 @@
+"""What every command with a pipe does: by which relay, and the talk itself."""
+
+import asyncio
+import os
+
+from ..errors import CloseCode, PeersError, UsageError
+from ..pipe import Pipe
+from ..relay_name import RelayName
+from .io import Sink, Source, say, say_on_terminal
+from .options import Options
+from .streams import converse
+
+RELAY_VARIABLE = "QUICPIPE_RELAY"
+ORIGINAL_RELAY_VARIABLE = "QHOST"
+
+_FAILED_HERE = "the command failed; it says why where it runs"
+"""What the other side is told: our own messages may name files, and are for our own user."""
+
+
+def chosen_relay(options: Options) -> RelayName:
+    """The relay to be used.
+
+    :raises UsageError: if none is named, or the environment names one that is none.
+    """
+    if options.relay is not None:
+        return options.relay
+    variables = [RELAY_VARIABLE, *([ORIGINAL_RELAY_VARIABLE] if options.original else [])]
+    for variable in variables:
+        if text := os.environ.get(variable):
+            try:
+                return RelayName.parse(text)
+            except ValueError as error:
+                raise UsageError(f"the environment's {variable}: {error}") from None
+    raise UsageError(f"which relay? Give --relay HOST[:PORT], or set {' or '.join(variables)}")
+
+
+async def talk(
+    pipe: Pipe,
+    source: Source | None,
+    options: Options,
+    *,
+    is_dialer: bool,
+    sink: Sink | None = None,
+) -> int:
+    """Connect the standard streams to an open pipe until both have ended, and close it.
+
+    :param source: what to send; None: nothing, the end at once.
+    :param sink: where what comes goes; None: standard output.
+    :raises PeersError: if not everything went through, both ways.
+    """
+    if options.verbose:
+        say(f"the pipe is open, to {pipe.peer}")
+    else:
+        say_on_terminal("connected")
+    try:
+        await converse(pipe, source, original=options.original, is_dialer=is_dialer, sink=sink)
+    except asyncio.CancelledError:
+        await pipe.close(CloseCode.FAILED, "interrupted")
+        raise
+    except PeersError:
+        await pipe.close(CloseCode.FAILED, _FAILED_HERE)
+        raise
+    finally:
+        if options.verbose:
+            _report(pipe)
+    await pipe.close()
+    return 0
+
+
+def _report(pipe: Pipe) -> None:
+    figures = pipe.statistics()
+    rtt = f"{figures.smoothed_rtt_s * 1000:.1f} ms" if figures.smoothed_rtt_s else "unknown"
+    say(
+        f"sent {figures.bytes_sent} bytes in {figures.datagrams_sent} datagrams, received"
+        f" {figures.bytes_received} in {figures.datagrams_received}; packets lost"
+        f" {figures.packets_lost}; round trip {rtt}"
+    )

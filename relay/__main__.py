@@ -3,7 +3,8 @@
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
 
 from relay import logs
 from relay.config import parse_config
@@ -12,15 +13,21 @@ FAILED = 1
 INTERRUPTED = 130
 """By Ctrl-C before the relay ran, as shells count it."""
 
+_COMMANDS = {
+    "check-config": ("relay.settings.check", "run_check_config"),
+    "xdp": ("relay.kernel.command", "run_xdp"),
+}
+"""Where each is; loaded when it is run. relay/config.py lists them for --help."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the relay; returns the exit code."""
     _fill_standard_descriptors()
     arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments[:1] == ["xdp"]:
-        from relay.kernel.command import run_xdp
-
-        return run_xdp(arguments[1:])
+    if arguments and arguments[0] in _COMMANDS:
+        module, function = _COMMANDS[arguments[0]]
+        run_command: Callable[[Sequence[str]], int] = getattr(import_module(module), function)
+        return run_command(arguments[1:])
     config = parse_config(arguments, os.environ)
     logs.configure(config.log_format, config.log_level)
     try:

@@ -1,19 +1,40 @@
-"""What the operator chose: the command line and the environment."""
+"""What the operator chose: all settings in one model, from a TOML file, the environment and flags.
 
-import argparse
+Each module declares its own settings where they are used (see relay/settings/declare.py); here they
+are put together.
+"""
+
 import ipaddress
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from relay.core.registry import RegistryLimits
 from relay.forwarding.sockets import ListenRequest
 from relay.forwarding.supervisor import default_workers
-from relay.kernel.config import KernelConfig, KernelConfigError, kernel_config
+from relay.kernel.config import PREFIX as XDP_PREFIX
+from relay.kernel.config import KernelConfig
 from relay.logs import LEVELS, LogFormat
+from relay.settings.arguments import Parser, add_flags, flag_values
+from relay.settings.declare import section, setting
+from relay.settings.kinds import (
+    FilePath,
+    Integer,
+    Seconds,
+    Several,
+    Unfit,
+    members,
+    quote,
+    words,
+)
+from relay.settings.load import CONFIG_VARIABLE, Given, Loaded, SettingsError, load
 from relay.wire.address import Address
 
 DEFAULT_PORT = 4433
+
+DEFAULT_FILE = Path("/etc/quicpipe/relay.toml")
+"""Read if it exists and no other is named."""
 
 DEFAULT_LISTEN = (
     ListenRequest(Address("0.0.0.0", DEFAULT_PORT), optional=True),
@@ -22,76 +43,222 @@ DEFAULT_LISTEN = (
 """Every address of this machine; without one of the families, the other alone."""
 
 MAX_WORKERS = 64
+MAX_LISTENERS = 64
 _MIN_LEASE_S, _MAX_LEASE_S = 1.0, 86_400.0
 
-_EXAMPLES = """\
+_EXAMPLES = f"""\
+Each setting can be said in three ways; a flag wins over a variable, that over the file:
+  --log-level debug                     a flag
+  QUICPIPE_RELAY_LOG_LEVEL=debug        a variable: QUICPIPE_RELAY_ and the flag's name;
+                                        {XDP_PREFIX}... in the section [xdp]; lists by commas
+  log-level = "debug"                   a line of the file (TOML); --xdp-iface is iface in [xdp]
+
 examples:
   quicpipe-relay
-      every address of this machine, port 4433, a certificate of its own making
+      every address of this machine, port {DEFAULT_PORT}, a certificate of its own making
   quicpipe-relay --listen 192.0.2.1:443 --listen '[2001:db8::1]:443' \\
       --certificate fullchain.pem --private-key privkey.pem
       two addresses, with a certificate that peers can verify by name
   quicpipe-relay --listen 127.0.0.1:0
       on loopback, on a port that is free: the line on stdout says which
+  {XDP_PREFIX}IFACE=eth0,eth1 quicpipe-relay
+      forward in the kernel (Linux, as root; docs/kernel-path.md)
 
-forwarding in the kernel (Linux, as root; docs/kernel-path.md):
-  QUICPIPE_XDP_IFACE=eth0,eth1      the interfaces; nothing else has to be set
-  QUICPIPE_XDP_MODE=auto            or native, or generic
-  QUICPIPE_XDP_REQUIRE=1            do not run without it
-  quicpipe-relay xdp status         what the kernel does
-  quicpipe-relay xdp detach         remove it
+commands, each with a --help of its own:
+  quicpipe-relay check-config   say whether all settings are right, and what they are
+  quicpipe-relay xdp status     what the kernel does
+  quicpipe-relay xdp detach     remove what forwards in the kernel
 
 signals:
-  SIGTERM, SIGINT, SIGHUP   tell the clients, and end
-  SIGUSR1                   log all counters
+  SIGTERM, SIGINT   tell the clients, and end
+  SIGHUP            the terminal was closed: as SIGTERM
+  SIGUSR1           log all counters
 """
+
+
+class _Listen:
+    """An IP address and a UDP port."""
+
+    metavar = "IP:PORT"
+
+    def from_text(self, text: str) -> ListenRequest:
+        """See `relay.settings.kinds.Kind`."""
+        expected = "expected IP:PORT such as 127.0.0.1:4433 or [::1]:4433"
+        host, colon, port_text = text.rpartition(":")
+        if not colon or not port_text or port_text.endswith("]"):
+            raise Unfit(f"{quote(text)} has no port; {expected}")
+        is_number = port_text.isascii() and port_text.isdecimal() and len(port_text) <= 5
+        port = int(port_text) if is_number else 65_536
+        if port > 65_535:
+            raise Unfit(f"{quote(text)}: the port is not a number from 0 to 65535; {expected}")
+        bracketed = host.startswith("[") and host.endswith("]")
+        try:
+            ip = ipaddress.ip_address(host[1:-1] if bracketed else host)
+        except ValueError:
+            raise Unfit(
+                f"{quote(text)}: {quote(host)} is no IP address (names are not looked up here); "
+                + expected
+            ) from None
+        if bracketed != (ip.version == 6):
+            raise Unfit(
+                f"{quote(text)}: IPv6 addresses, and no others, stand in brackets, as in [::1]:4433"
+            )
+        return ListenRequest(Address.from_sockaddr((str(ip), port)))
+
+    def from_toml(self, value: object) -> ListenRequest:
+        """See `relay.settings.kinds.Kind`."""
+        if not isinstance(value, str):
+            raise Unfit('is not a string; expected such as "127.0.0.1:4433"')
+        return self.from_text(value)
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
     """All that the relay is started with."""
 
-    listen: tuple[ListenRequest, ...] = DEFAULT_LISTEN
-    certificate: Path | None = None
+    listen: tuple[ListenRequest, ...] = setting(
+        DEFAULT_LISTEN,
+        Several(_Listen(), at_most=MAX_LISTENERS),
+        "IP address and UDP port, IPv6 in brackets; port 0 lets the system choose",
+        default_help=f"0.0.0.0:{DEFAULT_PORT} and [::]:{DEFAULT_PORT}",
+    )
+    certificate: Path | None = setting(
+        None,
+        FilePath(),
+        "certificate chain, PEM",
+        default_help="a self-signed one, made once and kept",
+        reload=True,
+    )
     """PEM chain; None: a self-signed one is kept in `state_directory`."""
-    private_key: Path | None = None
+    private_key: Path | None = setting(
+        None, FilePath(), "its private key, PEM", default_help="", reload=True
+    )
     """PEM; None if and only if `certificate` is."""
-    state_directory: Path | None = None
-    """Where a self-signed certificate is kept; None: the environment names no place."""
-    log_format: LogFormat = LogFormat.TEXT
-    log_level: str = "info"
-    workers: int = 1
-    """Processes that forward."""
-    lease_s: float = RegistryLimits().lease_s
+    state_directory: Path | None = setting(
+        None,
+        FilePath("FOLDER"),
+        "where what must outlive the relay is kept",
+        default_help="STATE_DIRECTORY, or quicpipe in XDG_STATE_HOME or ~/.local/state",
+    )
+    """None: neither the operator nor the environment names a place."""
+    lease_s: float = setting(
+        RegistryLimits().lease_s,
+        Seconds(_MIN_LEASE_S, _MAX_LEASE_S),
+        "how long a registration outlives its connection and the peer's last packet",
+        name="lease",
+    )
     """Seconds for which a registration outlives its connection and its last packet."""
-    kernel: KernelConfig | None = None
-    """How the kernel is to forward; None: it is not."""
+    workers: int = setting(
+        default_workers(),
+        Integer(1, MAX_WORKERS),
+        "processes that forward",
+        default_help=f"one for each core, at most 4; here: {default_workers()}",
+    )
+    log_format: LogFormat = setting(LogFormat.TEXT, members(LogFormat), "how log lines look")
+    log_level: str = setting("info", words(LEVELS), "what is logged", reload=True)
+    xdp: KernelConfig = section(
+        KernelConfig(), "forwarding in the kernel (docs/kernel-path.md)", prefix=XDP_PREFIX
+    )
+
+    @property
+    def kernel(self) -> KernelConfig | None:
+        """How the kernel is to forward; None: it is not."""
+        return self.xdp if self.xdp.interfaces else None
+
+    def problem(self) -> tuple[str, str] | None:
+        """What does not fit the rest; see `relay.settings.load.Checked`."""
+        if not self.listen:
+            return "listen", "names no address to listen on"
+        if (self.certificate is None) != (self.private_key is None):
+            given = "private_key" if self.certificate is None else "certificate"
+            return given, "certificate and private-key belong together: give both, or neither"
+        return None
 
 
-def parse_config(arguments: Sequence[str], environment: Mapping[str, str]) -> Config:
+@dataclass(frozen=True)
+class Chosen:
+    """The flags and the environment of this process: read the file again with `load`."""
+
+    flags: Mapping[tuple[str, ...], Given]
+    environment: Mapping[str, str]
+    file: Path | None
+    """Named by the operator; None: the default one, if it exists."""
+
+    def load(self) -> Loaded[Config]:
+        """All settings as file, environment and flags say now.
+
+        :raises SettingsError: one of them is not as it should be.
+        """
+        loaded = load(
+            Config,
+            flags=self.flags,
+            environment=self.environment,
+            file=self.file or DEFAULT_FILE,
+            must_exist=self.file is not None,
+        )
+        return replace(loaded, settings=_with_places(loaded.settings, self.environment))
+
+
+def parse_arguments(arguments: Sequence[str], environment: Mapping[str, str]) -> Chosen:
     """Read the command line, without the program's name.
 
     :raises SystemExit: after one line that says what is wrong (code 2), or after --help (0).
     """
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    if (options.certificate is None) != (options.private_key is None):
-        parser.error("--certificate and --private-key belong together: give both, or neither")
-    try:
-        kernel = kernel_config(environment)
-    except KernelConfigError as error:
-        parser.error(str(error))
-    return Config(
-        listen=tuple(options.listen or DEFAULT_LISTEN),
-        certificate=options.certificate,
-        private_key=options.private_key,
-        state_directory=state_directory(environment),
-        log_format=LogFormat(options.log_format),
-        log_level=options.log_level,
-        workers=options.workers,
-        lease_s=options.lease,
-        kernel=kernel,
+    return choose(config_parser(), arguments, environment)
+
+
+def config_parser(**more: Any) -> Parser:
+    """A parser with a flag for every setting; `more` goes to argparse."""
+    texts: dict[str, Any] = {
+        "prog": "quicpipe-relay",
+        "usage": "%(prog)s [--SETTING VALUE ...]\n       %(prog)s COMMAND ...",
+        "description": "Forward QUIC packets between registered peers. Peers register over HTTP/3 "
+        "on the same UDP port.",
+        "epilog": _EXAMPLES,
+    }
+    parser = Parser(**(texts | more))
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        type=Path,
+        help=f"settings, TOML (default: {CONFIG_VARIABLE}, or {DEFAULT_FILE} if it exists)",
     )
+    add_flags(parser, Config)
+    return parser
+
+
+def choose(parser: Parser, arguments: Sequence[str], environment: Mapping[str, str]) -> Chosen:
+    """Read the command line with that parser.
+
+    :raises SystemExit: as argparse does.
+    """
+    options = parser.parse_args(arguments)
+    try:
+        flags = flag_values(options, Config)
+    except Unfit as error:
+        parser.error(str(error))
+    named = options.config or environment.get(CONFIG_VARIABLE, "").strip() or None
+    return Chosen(flags, dict(environment), Path(named) if named else None)
+
+
+def load_or_exit(parser: Parser, chosen: Chosen) -> Loaded[Config]:
+    """Load the settings.
+
+    :raises SystemExit: after one line that says what is wrong (code 2).
+    """
+    try:
+        return chosen.load()
+    except SettingsError as error:
+        parser.error(str(error))
+
+
+def parse_config(arguments: Sequence[str], environment: Mapping[str, str]) -> Config:
+    """Read the command line, without the program's name, and what it names.
+
+    :raises SystemExit: after one line that says what is wrong (code 2), or after --help (0).
+    """
+    parser = config_parser()
+    return load_or_exit(parser, choose(parser, arguments, environment)).settings
 
 
 def state_directory(environment: Mapping[str, str]) -> Path | None:
@@ -104,92 +271,8 @@ def state_directory(environment: Mapping[str, str]) -> Path | None:
     return Path(home) / ".local/state/quicpipe" if home else None
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="quicpipe-relay",
-        description="Forward QUIC packets between registered peers. Peers register over HTTP/3 on "
-        "the same UDP port.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--listen",
-        metavar="HOST:PORT",
-        action="append",
-        type=_listen,
-        help="IP address and UDP port, IPv6 in brackets; repeatable; port 0 lets the system "
-        f"choose (default: 0.0.0.0:{DEFAULT_PORT} and [::]:{DEFAULT_PORT})",
-    )
-    parser.add_argument(
-        "--certificate",
-        metavar="FILE",
-        type=Path,
-        help="certificate chain, PEM (default: a self-signed one, made once and kept)",
-    )
-    parser.add_argument("--private-key", metavar="FILE", type=Path, help="its private key, PEM")
-    parser.add_argument(
-        "--lease",
-        metavar="SECONDS",
-        type=_lease,
-        default=RegistryLimits().lease_s,
-        help="how long a registration outlives its connection and the peer's last packet "
-        "(default: %(default)g)",
-    )
-    parser.add_argument(
-        "--workers",
-        metavar="N",
-        type=_workers,
-        default=default_workers(),
-        help="processes that forward (default: one for each core, at most 4; here: %(default)s)",
-    )
-    parser.add_argument("--log-format", choices=[each.value for each in LogFormat], default="text")
-    parser.add_argument("--log-level", choices=LEVELS, default="info")
-    return parser
-
-
-def _listen(text: str) -> ListenRequest:
-    host, colon, port_text = text.rpartition(":")
-    if not colon or not port_text or port_text.endswith("]"):
-        raise argparse.ArgumentTypeError(
-            f"'{text}' has no port; expected IP:PORT such as 127.0.0.1:4433 or [::1]:4433"
-        )
-    is_number = port_text.isascii() and port_text.isdecimal() and len(port_text) <= 5
-    port = int(port_text) if is_number else 65_536
-    if port > 65_535:
-        raise argparse.ArgumentTypeError(
-            f"'{text}': the port is not a number from 0 to 65535; expected IP:PORT such as"
-            " 127.0.0.1:4433 or [::1]:4433"
-        )
-    bracketed = host.startswith("[") and host.endswith("]")
-    try:
-        ip = ipaddress.ip_address(host[1:-1] if bracketed else host)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"'{text}': '{host}' is no IP address (names are not looked up here); "
-            "expected IP:PORT such as 127.0.0.1:4433 or [::1]:4433"
-        ) from None
-    if bracketed != (ip.version == 6):
-        raise argparse.ArgumentTypeError(
-            f"'{text}': IPv6 addresses, and no others, stand in brackets, as in [::1]:4433"
-        )
-    return ListenRequest(Address.from_sockaddr((str(ip), port)))
-
-
-def _workers(text: str) -> int:
-    count = int(text) if text.isascii() and text.isdecimal() and len(text) < 4 else 0
-    if not 1 <= count <= MAX_WORKERS:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number from 1 to {MAX_WORKERS}")
-    return count
-
-
-def _lease(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not _MIN_LEASE_S <= seconds <= _MAX_LEASE_S:  # which no NaN is
-        raise argparse.ArgumentTypeError(
-            f"'{text}' is not a number of seconds from {_MIN_LEASE_S:g} to {_MAX_LEASE_S:g}"
-        )
-    return seconds
+def _with_places(config: Config, environment: Mapping[str, str]) -> Config:
+    """Fill in what only this machine knows."""
+    if config.state_directory is not None:
+        return config
+    return replace(config, state_directory=state_directory(environment))

@@ -65,6 +65,9 @@ class ListenRequest:
     optional: bool = False
     """Nobody asked for this address: without its family on the machine, do without."""
 
+    def __str__(self) -> str:
+        return str(self.address)
+
 
 @dataclass(frozen=True, slots=True)
 class Listener:

@@ -1,24 +1,15 @@
-"""What the operator chose for the kernel path: environment variables QUICPIPE_XDP_*."""
+"""What the operator chose for the kernel path: the settings of the section `xdp`."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from relay.settings.declare import setting
+from relay.settings.kinds import Amount, FilePath, Flag, Integer, Several, Text, words
+
 PREFIX = "QUICPIPE_XDP_"
+"""Of the environment variables."""
 DEFAULT_PINS = Path("/sys/fs/bpf/quicpipe")
 MODES = ("auto", "native", "generic")
-
-NAMES = {
-    "IFACE",
-    "MODE",
-    "REQUIRE",
-    "CONNECTION_IDS",
-    "MAX_PAYLOAD",
-    "PACKETS_PER_S",
-    "BYTES_PER_S",
-    "PINS",
-}
-"""Of all variables, without the prefix."""
 
 MAX_INTERFACES = 32
 _MAX_CONNECTION_IDS = 2**24
@@ -28,30 +19,48 @@ _MAX_RATE = 10**12
 _MIN_BYTES_PER_S = 1_000
 """Less than a packet a second is no rate that a pipe could live with."""
 
-
-class KernelConfigError(ValueError):
-    """A variable is not as it should be; the text names it and says what was expected."""
+_INTERFACE = Text("the name of a network interface", r"[^\s/,]{1,15}", "NAME")
 
 
 @dataclass(frozen=True, slots=True)
 class KernelConfig:
     """How the kernel is to forward."""
 
-    interfaces: tuple[str, ...]
-    mode: str = "auto"
+    interfaces: tuple[str, ...] = setting(
+        (),
+        Several(_INTERFACE, at_most=MAX_INTERFACES),
+        "network interface on which the kernel forwards",
+        name="iface",
+        default_help="none: the kernel does not forward",
+    )
+    mode: str = setting("auto", words(MODES), "where in the kernel; auto: native if the driver can")
     """One of MODES: native, if the driver can, else generic."""
-    require: bool = False
-    """Without the kernel, do not run at all."""
-    connection_ids: int = 131_072
-    """How many the kernel keeps; the least recently used one makes place. 100 bytes each."""
-    max_payload: int = 1_500
-    """Bytes of UDP payload; a frame with more holds several, which only userspace can part."""
-    packets_per_s: int = 0
-    """Of each sender; 0: no limit."""
-    bytes_per_s: int = 0
-    """Of each sender's UDP payload; 0: no limit."""
-    pins: Path | None = None
-    """Folder of this relay's pins; None: named after the interfaces, in DEFAULT_PINS."""
+    require: bool = setting(False, Flag(), "without the kernel, do not run at all")
+    connection_ids: int = setting(
+        131_072,
+        Integer(64, _MAX_CONNECTION_IDS),
+        "how many connection IDs the kernel keeps, 100 bytes each",
+    )
+    """The least recently used one makes place."""
+    max_payload: int = setting(
+        1_500, Integer(13, _MAX_PAYLOAD, what="of bytes"), "bytes of UDP payload; longer goes up"
+    )
+    """A frame with more holds several datagrams, which only userspace can part."""
+    packets_per_s: int = setting(
+        0, Integer(0, _MAX_RATE), "of each sender, in the kernel", default_help="0: no limit"
+    )
+    bytes_per_s: int = setting(
+        0,
+        Amount(_MIN_BYTES_PER_S, _MAX_RATE, or_zero=True),
+        "of each sender's UDP payload, in the kernel",
+        default_help="0: no limit",
+    )
+    pins: Path | None = setting(
+        None,
+        FilePath("FOLDER"),
+        "this relay's folder in a bpffs",
+        default_help=f"{DEFAULT_PINS}/<interfaces>",
+    )
 
     @property
     def owners(self) -> int:
@@ -64,64 +73,8 @@ class KernelConfig:
         # A bpffs takes no dots in names; interfaces may have some (eth0.5).
         return self.pins or DEFAULT_PINS / "+".join(self.interfaces).replace(".", "_")
 
-
-def kernel_config(environment: Mapping[str, str]) -> KernelConfig | None:
-    """Read the variables; None if no interface is named.
-
-    :raises KernelConfigError: if one of them is wrong, or has a name that we do not know.
-    """
-    ours = {
-        name.removeprefix(PREFIX): value.strip()
-        for name, value in environment.items()
-        if name.startswith(PREFIX)
-    }
-    unknown = ours.keys() - NAMES
-    if unknown:
-        raise KernelConfigError(
-            f"{PREFIX}{min(unknown)} is not known; there are {', '.join(sorted(NAMES))}"
-        )
-    interfaces = tuple(
-        dict.fromkeys(filter(None, map(str.strip, ours.get("IFACE", "").split(","))))
-    )
-    if not interfaces:
-        if _flag(ours, "REQUIRE"):
-            raise KernelConfigError(f"{PREFIX}REQUIRE is set, but {PREFIX}IFACE names no interface")
+    def problem(self) -> tuple[str, str] | None:
+        """What does not fit the rest; see `relay.settings.load.Checked`."""
+        if self.require and not self.interfaces:
+            return "require", f"is set, but {PREFIX}IFACE (xdp.iface) names no interface"
         return None
-    if len(interfaces) > MAX_INTERFACES:
-        raise KernelConfigError(f"{PREFIX}IFACE names more than {MAX_INTERFACES} interfaces")
-    mode = ours.get("MODE") or "auto"
-    if mode not in MODES:
-        raise KernelConfigError(f"{PREFIX}MODE is '{mode}'; expected one of {', '.join(MODES)}")
-    bytes_per_s = _number(ours, "BYTES_PER_S", 0, 0, _MAX_RATE)
-    if 0 < bytes_per_s < _MIN_BYTES_PER_S:
-        raise KernelConfigError(
-            f"{PREFIX}BYTES_PER_S is {bytes_per_s}; expected 0 or at least {_MIN_BYTES_PER_S}"
-        )
-    pins = ours.get("PINS")
-    return KernelConfig(
-        interfaces=interfaces,
-        mode=mode,
-        require=_flag(ours, "REQUIRE"),
-        connection_ids=_number(ours, "CONNECTION_IDS", 131_072, 64, _MAX_CONNECTION_IDS),
-        max_payload=_number(ours, "MAX_PAYLOAD", 1_500, 13, _MAX_PAYLOAD),
-        packets_per_s=_number(ours, "PACKETS_PER_S", 0, 0, _MAX_RATE),
-        bytes_per_s=bytes_per_s,
-        pins=Path(pins) if pins else None,
-    )
-
-
-def _flag(values: Mapping[str, str], name: str) -> bool:
-    text = values.get(name, "")
-    if text not in ("", "0", "1"):
-        raise KernelConfigError(f"{PREFIX}{name} is '{text}'; expected 0 or 1")
-    return text == "1"
-
-
-def _number(values: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
-    text = values.get(name, "")
-    if not text:
-        return default
-    number = int(text) if text.isascii() and text.isdecimal() and len(text) <= 15 else -1
-    if not low <= number <= high:
-        raise KernelConfigError(f"{PREFIX}{name} is '{text}'; expected a number {low} to {high}")
-    return number

@@ -242,10 +242,9 @@ class PathAgent:
         if pair is None:
             return True
         engine.authentic.add((socket, source), now)
-        round_trip_s = max(0.0, now - awaited.sent_at)
-        pair.answer_came(awaited.size, round_trip_s, now)
+        pair.answer_came(awaited.size, awaited.sent_at, now)
         if pair is engine.usage.pair and engine.usage.watch is not None:
-            engine.usage.watch.answered(awaited.sent_at, round_trip_s, now)
+            engine.usage.watch.answered(awaited.sent_at, now)
         return True
 
     def _receive_birthday(self, message: Birthday, now: float) -> None:

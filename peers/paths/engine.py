@@ -86,6 +86,7 @@ class Engine:
         self._select(now)
         for pair in keep_up(self.checklist.valid(), self.usage.pair, now):
             self.prober.request(pair, SMALL, now)
+        self._plan_rounds(now)
         self.authentic.expire(now, self._is_alive)
         self.prober.sync_if_needed()
 
@@ -120,7 +121,7 @@ class Engine:
         usage = self.usage
         if usage.pair is None:
             return
-        usage.pair.fail(f"worked, then: {why}")
+        usage.pair.fail(f"worked, then: {why}", now)
         for pair in self.checklist.valid():
             pair.doubt(now)
         self.target = None
@@ -178,20 +179,24 @@ class Engine:
             is_fresh = search.rounds_since <= FRESH_ROUNDS
             self.checklist.start_round(FIRST_ROUND if is_fresh else LATER_ROUND, now)
         elif current.has_begun and now >= current.ends_at:
-            found = self.usage.is_direct or bool(self.checklist.valid())
-            if found or not self._offer_birthday(now):
-                search.end(is_direct=found, is_hopeless=self.knowledge.is_hopeless, now=now)
-            else:
-                search.end(is_direct=True, is_hopeless=False, now=now)  # see `_run_birthday`
+            search.end(now)
+            if not self._has_path:
+                self._offer_birthday(now)
 
-    def _offer_birthday(self, now: float) -> bool:
-        if self._birthday_tried_at == self.search.changed_at:
-            return False
+    def _plan_rounds(self, now: float) -> None:
+        """Nothing works, and nothing is under way: try again, some time."""
+        if self.knowledge.can_search and not self._has_path and not self.birthday.is_active:
+            self.search.plan(is_hopeless=self.knowledge.is_hopeless, now=now)
+
+    @property
+    def _has_path(self) -> bool:
+        return self.usage.is_direct or bool(self.checklist.valid())
+
+    def _offer_birthday(self, now: float) -> None:
         ends = self.knowledge.birthday_ends(Mapping.DEPENDENT, Mapping.INDEPENDENT)
-        if ends is None or not self.birthday.offer(ends[1], now):
-            return False
-        self._birthday_tried_at = self.search.changed_at
-        return True
+        is_new = self._birthday_tried_at != self.search.changed_at
+        if ends is not None and is_new and self.birthday.offer(ends[1], now):
+            self._birthday_tried_at = self.search.changed_at
 
     def _run_birthday(self, now: float) -> None:
         birthday = self.birthday
@@ -199,8 +204,6 @@ class Engine:
         if was_active and self.usage.is_direct:
             birthday.end(Phase.ENDED)
         birthday.poll(now)
-        if was_active and not birthday.is_active and not self.usage.is_direct:
-            self.search.resume(is_hopeless=self.knowledge.is_hopeless, now=now)
         if birthday.sockets and not birthday.is_active:
             birthday.keep_only(self._useful_sockets())
             self._drop_sockets(now)

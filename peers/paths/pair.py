@@ -54,6 +54,7 @@ class Pair:
         self.misses = 0
         """Requests in a row that were not answered in time."""
         self._recent: deque[float] = deque(maxlen=8)
+        self._failed_at = float("-inf")
         self._proved = False  # a large request was answered
         self._plan: deque[float] = deque()  # when small probes are due
         self._large_at: float | None = None
@@ -88,9 +89,12 @@ class Pair:
             self._plan.appendleft(now)
         self._settle(now)
 
-    def answer_came(self, size: int, round_trip_s: float, now: float) -> None:
-        """Ours of that size came there, and theirs back."""
+    def answer_came(self, size: int, sent_at: float, now: float) -> None:
+        """Ours of that size, sent then, came there, and theirs back."""
         self.received += 1
+        if sent_at < self._failed_at:
+            return  # it says nothing of what came after
+        round_trip_s = max(0.0, now - sent_at)
         self.misses = 0
         self.loss -= self.loss * _GAIN
         self.answered_at = now
@@ -121,11 +125,14 @@ class Pair:
         """Another path died, and this one may have died with it: prove it anew."""
         if self.is_valid:
             self.state, self._proved = PairState.ANSWERED, False
+            self._failed_at = now
             self._large_at, self._large_tries = now, 0
 
-    def fail(self, why: str) -> None:
+    def fail(self, why: str, now: float) -> None:
         """It is no longer, or cannot be, valid. All proof is void."""
         self.state, self.why = PairState.FAILED, why
+        self._failed_at = now
+        self.loss, self.misses = 0.0, 0  # of an outage: it says nothing of the path that returns
         self.answered_at = self.heard_at = None
         self._proved = False
         self._plan.clear()
@@ -136,7 +143,7 @@ class Pair:
         """The size of the request that is due now; None: none is. It counts as sent."""
         if self._large_at is not None and self._large_at <= now:
             if self._large_tries >= LARGE_TRIES:
-                self.fail("64 bytes pass, 1,200 do not")
+                self.fail("64 bytes pass, 1,200 do not", now)
                 return None
             pause = max(LARGE_INTERVAL_S, 2 * (self.round_trip_s or 0.0))
             self._large_at = now + pause * 2**self._large_tries
@@ -146,7 +153,7 @@ class Pair:
             self._plan.popleft()
             return SMALL
         if self._patience_ends is not None and self._patience_ends <= now:
-            self.fail(self._lacks() or "no answer")
+            self.fail(self._lacks() or "no answer", now)
         return None
 
     def next_due(self) -> float | None:

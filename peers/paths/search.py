@@ -106,19 +106,25 @@ class Search:
         self.gave_up = ""
         return self.round
 
-    def end(self, *, is_direct: bool, is_hopeless: bool, now: float) -> None:
-        """The round is over.
+    def end(self, now: float) -> None:
+        """The round is over."""
+        self.round = None
+        self._ended_at = now
+
+    def plan(self, *, is_hopeless: bool, now: float) -> None:
+        """There is no direct path: plan the next round, unless that is done, or one is running.
 
         :param is_hopeless: both NATs map dependently.
         """
-        self.round = None
-        self._ended_at = now
-        if not is_direct:
-            self._plan_next(is_hopeless=is_hopeless, now=now)
-
-    def resume(self, *, is_hopeless: bool, now: float) -> None:
-        """Birthday probing found nothing, or was not to be."""
-        self._plan_next(is_hopeless=is_hopeless, now=now)
+        if self.round is not None or self._next is not None or self.gave_up:
+            return
+        tried_s = now - self.changed_at
+        if is_hopeless and tried_s + self._pause_s + ROUND_S > BOTH_DEPENDENT_S:
+            self.gave_up = "both NATs map dependently (RFC 4787 §4.1); nothing more until a change"
+        elif not self.has_worked and tried_s + self._pause_s > HOPE_S:
+            self.gave_up = f"nothing worked for {tried_s:.0f} s; nothing more until a change"
+        else:
+            self._pause(now)
 
     def next_due(self) -> float | None:
         """When something is to be done."""
@@ -130,17 +136,6 @@ class Search:
     def next_round_at(self) -> float | None:
         """When the next round is planned; None: none is."""
         return self._next
-
-    def _plan_next(self, *, is_hopeless: bool, now: float) -> None:
-        if self._next is not None:  # a change wants one anyway
-            return
-        tried_s = now - self.changed_at
-        if is_hopeless and tried_s + self._pause_s + ROUND_S > BOTH_DEPENDENT_S:
-            self.gave_up = "both NATs map dependently (RFC 4787 §4.1); nothing more until a change"
-        elif not self.has_worked and tried_s + self._pause_s > HOPE_S:
-            self.gave_up = f"nothing worked for {tried_s:.0f} s; nothing more until a change"
-        else:
-            self._pause(now)
 
     def _pause(self, now: float) -> None:
         self._want(now + self._pause_s)

@@ -101,9 +101,9 @@ def keep_up(valid: Iterable[Pair], current: Pair | None, now: float) -> list[Pai
     due = []
     for rank, pair in enumerate(standbys):
         if rank >= STANDBYS:
-            pair.fail("worked; others that are better are kept up")
+            pair.fail("worked; others that are better are kept up", now)
         elif pair.misses >= STANDBY_MISSES:
-            pair.fail("worked, and fell silent")
+            pair.fail("worked, and fell silent", now)
         elif now >= pair.check_at:
             pair.check_at = now + (STANDBY_RETRY_S if pair.misses else CHECK_S)
             due.append(pair)

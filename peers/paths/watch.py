@@ -81,9 +81,9 @@ class Watch:
             self._unacknowledged_since = None
         self._proved(now)
 
-    def answered(self, sent_at: float, round_trip_s: float, now: float) -> None:
+    def answered(self, sent_at: float, now: float) -> None:
         """A probe on it, sent then, was answered."""
-        self._probe_round_trip_s = round_trip_s
+        self._probe_round_trip_s = max(0.0, now - sent_at)
         if self._suspicion is not None and sent_at < self._suspicion.since:
             return  # of the time before: what we suspect came after it
         if self._unacknowledged_since is not None:

@@ -18,7 +18,7 @@ from aioquic.asyncio.server import serve
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import QuicEvent, StreamDataReceived
 
-from peers import Accepter, Identity, Invite, InviteKey, Pipe, RelayTrust, dial
+from peers import Accepter, Identity, Invite, InviteKey, PathPolicy, Pipe, RelayTrust, dial
 
 CHUNK = 1 << 20
 _ALPN = ["bench"]
@@ -89,7 +89,10 @@ async def stock_client(address: tuple[str, int], size: int) -> None:
 async def dialer(relay: str, size: int, pipes: int) -> None:
     """Send `size` bytes on each of so many pipes; all begin when all are open."""
     data = os.urandom(CHUNK)
-    dialings = [await dial(relay, auth=InviteKey(), trust=RelayTrust()) for _ in range(pipes)]
+    dialings = [
+        await dial(relay, auth=InviteKey(), trust=RelayTrust(), path_policy=PathPolicy.RELAY_ONLY)
+        for _ in range(pipes)
+    ]
     for dialing in dialings:
         print(dialing.invite.encode(), end="", flush=True)
     opened = [await dialing.pipe() for dialing in dialings]

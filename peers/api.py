@@ -13,6 +13,7 @@ from .errors import (
     ListenerReplaced,
     NameTaken,
     NoAnswer,
+    NoDirectPath,
     NotListening,
     PeersError,
     PeerUnknown,
@@ -30,6 +31,9 @@ from .identity import Identity
 from .invite import AuthKind, Invite
 from .known_peers import KnownPeers
 from .network import Network, SystemNetwork
+from .paths.path import Direct, PathPolicy, Relayed
+from .paths.report import Change as PathChange
+from .paths.report import PairReport, PairState, PathReport
 from .pipe import Pipe, PipeStatistics
 from .relay_name import RelayName
 from .rendezvous.dialing import dial_to, look_up
@@ -46,6 +50,7 @@ __all__ = [
     "CloseCode",
     "DatagramTooLarge",
     "Dialing",
+    "Direct",
     "Identity",
     "Invite",
     "InviteExpired",
@@ -58,9 +63,15 @@ __all__ = [
     "NameTaken",
     "Network",
     "NoAnswer",
+    "NoDirectPath",
     "NotListening",
     "Original",
+    "PairReport",
+    "PairState",
     "PairingKey",
+    "PathChange",
+    "PathPolicy",
+    "PathReport",
     "Peer",
     "PeerUnknown",
     "PeersError",
@@ -75,6 +86,7 @@ __all__ = [
     "RelayTrust",
     "RelayUnreachable",
     "RelayUntrusted",
+    "Relayed",
     "RendezvousFailed",
     "Stream",
     "StreamReset",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from peers import Invite, InviteKey, RelayTrust, accept, dial
+from peers import Invite, InviteKey, PathPolicy, RelayTrust, accept, dial
 from peers.relay_name import RelayName
 from relay.wire.address import Address
 
@@ -28,7 +28,12 @@ async def _joined_exchange(
     loop = asyncio.get_running_loop()
     async with (
         asyncio.timeout(4 * PATIENCE_S + wait_s),
-        await dial(str(dialer_relay), auth=InviteKey(), trust=RelayTrust()) as dialing,
+        await dial(
+            str(dialer_relay),
+            auth=InviteKey(),
+            trust=RelayTrust(),
+            path_policy=PathPolicy.RELAY_ONLY,
+        ) as dialing,
     ):
         await asyncio.sleep(wait_s)
         began = loop.time()
@@ -83,7 +88,9 @@ def test_10_mb_whole_at_a_loss_of_5_per_cent(tmp_path: Path, note: Note) -> None
 
     async def main(relay: Address) -> tuple[str, str, float]:
         loop = asyncio.get_running_loop()
-        dialing = await dial(str(relay), auth=InviteKey(), trust=RelayTrust())
+        dialing = await dial(
+            str(relay), auth=InviteKey(), trust=RelayTrust(), path_policy=PathPolicy.RELAY_ONLY
+        )
         async with asyncio.timeout(240), dialing:
             answering = asyncio.create_task(accept(dialing.invite))
             dialer = await dialing.pipe()
@@ -111,7 +118,9 @@ def test_accepter_comes_after_70_s(tmp_path: Path, note: Note) -> None:
 
 def test_datagrams_and_many_streams(tmp_path: Path) -> None:
     async def main(relay: Address) -> None:
-        dialing = await dial(str(relay), auth=InviteKey(), trust=RelayTrust())
+        dialing = await dial(
+            str(relay), auth=InviteKey(), trust=RelayTrust(), path_policy=PathPolicy.RELAY_ONLY
+        )
         async with asyncio.timeout(PATIENCE_S), dialing:
             answering = asyncio.create_task(accept(dialing.invite))
             dialer = await dialing.pipe()

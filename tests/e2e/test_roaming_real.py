@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from peers import InviteKey, Pipe, RelayTrust, accept, dial
+from peers import InviteKey, PathPolicy, Pipe, RelayTrust, accept, dial
 
 from ..lab.movable import MovableNetwork
 from ..lab.processes import PATIENCE_S, RelayProcess, wait_until_gone
@@ -39,7 +39,11 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
 @contextlib.asynccontextmanager
 async def _pipe(stage: Stage) -> AsyncIterator[tuple[Pipe, Pipe]]:
     dialing = await dial(
-        str(stage.nat.address), auth=InviteKey(), trust=RelayTrust(), network=stage.network
+        str(stage.nat.address),
+        auth=InviteKey(),
+        trust=RelayTrust(),
+        path_policy=PathPolicy.RELAY_ONLY,
+        network=stage.network,
     )
     async with dialing:
         answering = asyncio.create_task(accept(dialing.invite))

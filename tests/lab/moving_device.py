@@ -13,7 +13,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from peers import InviteKey, RelayName, RelayTrust, accept, dial
+from peers import InviteKey, PathPolicy, RelayName, RelayTrust, accept, dial
 
 from .processes import PATIENCE_S, RelayProcess
 from .transfer import Meter, receive, send
@@ -43,7 +43,9 @@ async def _transfer(relay: RelayProcess, *, dialer_sends: bool) -> dict[str, obj
     loop = asyncio.get_running_loop()
     at_address, at_loopback = relay.addresses
     trust = RelayTrust(relay.fingerprint())
-    dialing = await dial(str(at_address), auth=InviteKey(), trust=trust)
+    dialing = await dial(
+        str(at_address), auth=InviteKey(), trust=trust, path_policy=PathPolicy.RELAY_ONLY
+    )
     accepters_invite = replace(dialing.invite, relay=RelayName(at_loopback.host, at_loopback.port))
     async with asyncio.timeout(2 * PATIENCE_S), dialing:
         answering = asyncio.create_task(accept(accepters_invite))

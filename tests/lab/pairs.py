@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from peers import Authentication, Invite, InviteKey, Pipe, RelayTrust, accept, dial
+from peers import Authentication, Invite, InviteKey, PathPolicy, Pipe, RelayTrust, accept, dial
 from peers.dialer import Dialing
 
 from .scene import RELAY_NAME, Scene
@@ -26,10 +26,23 @@ class Pair:
     """From the accepter's start until both have their pipe."""
 
 
-async def dial_at(at: Scene, auth: Authentication | None = None) -> Dialing:
-    """Dial on the dialer's host, with the relay's fingerprint pinned."""
+async def dial_at(
+    at: Scene,
+    auth: Authentication | None = None,
+    path_policy: PathPolicy = PathPolicy.RELAY_ONLY,
+) -> Dialing:
+    """Dial on the dialer's host, with the relay's fingerprint pinned.
+
+    By the relay only, unless it is the direct path that is tested: it would soon be found.
+    """
     trust = RelayTrust(at.relay.certificate.fingerprint)
-    return await dial(RELAY, auth=auth or InviteKey(), trust=trust, network=at.dialer)
+    return await dial(
+        RELAY,
+        auth=auth or InviteKey(),
+        trust=trust,
+        path_policy=path_policy,
+        network=at.dialer,
+    )
 
 
 async def answer(at: Scene, dialing: Dialing, auth: Authentication | None = None) -> Pair:
@@ -46,9 +59,11 @@ async def answer(at: Scene, dialing: Dialing, auth: Authentication | None = None
 
 
 @contextlib.asynccontextmanager
-async def joined(at: Scene, *, wait_s: float = 0.0) -> AsyncIterator[Pair]:
+async def joined(
+    at: Scene, *, wait_s: float = 0.0, path_policy: PathPolicy = PathPolicy.RELAY_ONLY
+) -> AsyncIterator[Pair]:
     """Dial, wait, accept. At the end the dialer closes, and the accepter notices."""
-    async with await dial_at(at) as dialing:
+    async with await dial_at(at, path_policy=path_policy) as dialing:
         await asyncio.sleep(wait_s)
         pair = await answer(at, dialing)
         async with pair.accepter:

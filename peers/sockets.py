@@ -1,8 +1,8 @@
 """The UDP sockets of one endpoint, each open for as long as somebody holds it."""
 
-import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from socket import AddressFamily
 
 from relay.wire.address import Address
 
@@ -21,7 +21,7 @@ ReceiveFrom = Callable[[SocketId, list[tuple[bytes, Address]]], None]
 @dataclass(slots=True)
 class _Held:
     socket: DatagramSocket
-    family: socket.AddressFamily
+    family: AddressFamily
     holders: int = 1
 
 
@@ -32,7 +32,7 @@ class Sockets:
         self._network = network
         self._receive = receive
         self._held: dict[SocketId, _Held] = {}
-        self._shared: dict[socket.AddressFamily, SocketId] = {}
+        self._shared: dict[AddressFamily, SocketId] = {}
         self._next_id = 1
 
     def __getitem__(self, socket_id: SocketId) -> DatagramSocket:
@@ -53,7 +53,7 @@ class Sockets:
         held = self._held.get(socket_id)
         return held.socket if held is not None else None
 
-    def family(self, socket_id: SocketId) -> socket.AddressFamily:
+    def family(self, socket_id: SocketId) -> AddressFamily:
         """:raises KeyError: it is not open."""
         return self._held[socket_id].family
 
@@ -61,7 +61,7 @@ class Sockets:
         """Which one it is; None: none of ours, or closed."""
         return next((each for each, held in self._held.items() if held.socket is wanted), None)
 
-    def open(self, family: socket.AddressFamily) -> SocketId:
+    def open(self, family: AddressFamily) -> SocketId:
         """Open a fresh one, held once.
 
         :raises OSError: the system has no such family or no socket left, or we have `MAX_SOCKETS`.
@@ -74,7 +74,7 @@ class Sockets:
         opened.start(lambda batch: self._receive(socket_id, batch))
         return socket_id
 
-    def share(self, family: socket.AddressFamily) -> SocketId:
+    def share(self, family: AddressFamily) -> SocketId:
         """Hold the one socket of that family that is not for the relay; the first one opens it.
 
         :raises OSError: as `open`.

@@ -279,17 +279,17 @@ class PathDriver:
 
     def _pump(self, now: float) -> None:
         agent = self._agent
-        if agent is None or self._has_ended:
-            return
         for _ in range(_MOST_ROUNDS):
+            if agent is None or self._has_ended:
+                return
             actions = agent.poll(now)
             for action in actions:
                 self._do(agent, action, now)
-            if self._has_ended:
-                return
             if not actions:
-                break
-        self._arm(agent.next_timer())
+                self._arm(agent.next_timer())
+                return
+        _log.error("a path agent does not come to an end; it goes on a little later")
+        self._arm(now + TELL_S)
 
     def _do(self, agent: PathAgent, action: Action, now: float) -> None:
         match action:

@@ -203,7 +203,7 @@ class FlowControlledConnection(QuicConnection):
         return super()._write_stream_frame(builder, space, stream, max_offset)
 
     def _write_datagram_frame(
-        self, builder: QuicPacketBuilder, data: bytes, frame_type: int
+        self, builder: QuicPacketBuilder, data: bytes, frame_type: QuicFrameType
     ) -> bool:
         if self.is_held:
             raise QuicPacketBuilderStop  # as if the packet had no room for it

@@ -1,11 +1,11 @@
 """Options that do not go together, or not with the command's way."""
 
-from .options import Options
+from .options import Options, is_code
 
 
 def complaint(options: Options) -> str | None:
     """What is wrong with the options as a whole, for the user; None: nothing."""
-    for check in (_original, _dial, _accept, _identity):
+    for check in (_original, _code, _dial, _accept, _identity):
         found = check(options)
         if found is not None:
             return found
@@ -17,8 +17,24 @@ def _original(options: Options) -> str | None:
         return None
     if options.peers or _has_key_option(options):
         return "--original authenticates nobody: it does not go with --peer or a pairing key"
-    if options.peer is not None or options.listen:
+    if options.peer is not None or options.listen or options.code:
         return "--original needs an invite that is handed over: the original has no rendezvous"
+    return None
+
+
+def _code(options: Options) -> str | None:
+    with_code = options.code or (options.peer is not None and is_code(options.peer))
+    if options.save is not None and not with_code:
+        return "--save keeps whom a code has led to: give a code, or --code, too"
+    if options.command == "accept":
+        if options.qr and not options.code:
+            return "--qr shows the code of --code: give both, or neither"
+        if options.code and (options.listen or options.invite is not None):
+            return "--code is a way of its own: it does not go with --listen or --invite"
+    elif options.qr and options.peer is not None:
+        return "--qr shows the invite that is made without PEER: leave one of them away"
+    if with_code and (options.peers or _has_key_option(options)):
+        return "a code authenticates both ends: it does not go with --peer or a pairing key"
     return None
 
 
@@ -51,7 +67,7 @@ def _accept(options: Options) -> str | None:
 def _identity(options: Options) -> str | None:
     if options.command not in {"dial", "accept"} or options.identity is None:
         return None
-    if options.peers or options.listen or options.peer is not None:
+    if options.peers or options.listen or options.code or options.peer is not None:
         return None
     return "--identity has no effect without --peer FINGERPRINT: give both, or neither"
 

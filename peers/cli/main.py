@@ -5,6 +5,7 @@ import logging
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Sequence
+from types import ModuleType
 
 from ..errors import PeersError, UsageError
 from . import keys as cli_keys
@@ -13,7 +14,7 @@ from . import pipe as cli_pipe
 from . import rendezvous as cli_rendezvous
 from .checks import complaint
 from .io import occupy_standard_descriptors, require_output, say
-from .options import Options
+from .options import Options, is_code
 from .parser import USAGE, build_parser
 
 FAILURE = 1
@@ -57,6 +58,10 @@ def _run(options: Options) -> int:
     if options.output is None:
         require_output()
     match options.command:
+        case "dial" if options.peer is not None and is_code(options.peer):
+            return _run_async(_spoken().dial_code_command(options))
+        case "accept" if options.code:
+            return _run_async(_spoken().accept_code_command(options))
         case "dial" if options.peer is not None:
             return _run_async(cli_rendezvous.dial_peer_command(options))
         case "dial":
@@ -68,6 +73,12 @@ def _run(options: Options) -> int:
             return _run_async(cli_pipe.accept_command(options, invite))
         case _:
             return _AT_ONCE[options.command](options)
+
+
+def _spoken() -> ModuleType:
+    from . import code  # not at the top: few need it, and it takes a while to load
+
+    return code
 
 
 _AT_ONCE: dict[str, Callable[[Options], int]] = {

@@ -11,6 +11,7 @@ from ..errors import PeersError
 from ..identity import parse_fingerprint
 from ..known_peers import check_label
 from ..relay_name import RelayName
+from ..rendezvous.code import Code
 from ..rendezvous.listener import check_name
 
 _LONGEST_LIFETIME_S = 30 * 86400.0
@@ -37,6 +38,9 @@ class Options(argparse.Namespace):
     listen: bool = False
     name: str | None = None
     keep_open: bool = False
+    code: bool = False
+    qr: bool = False
+    save: str | None = None
     label: str = ""
     fingerprint: str = ""
     pairing_key_file: Path | None = None
@@ -67,13 +71,18 @@ def peer_or_label(text: str) -> str:
 
 
 def whom_to_dial(text: str) -> str:
-    """A fingerprint, a label, a name, or a code, which is read elsewhere."""
+    """A fingerprint, a label, a name, or a code, each in its one form."""
     if text.lstrip().startswith("{"):
         raise argparse.ArgumentTypeError(
             "an invite does not belong on the command line, which others can see: it is for"
             " 'quicpipe accept', on standard input or by --invite FILE"
         )
-    return peer_or_label(text) if not text[:1].isdigit() or len(text) >= 64 else text
+    return str(_checked(Code.parse, text)) if is_code(text) else peer_or_label(text)
+
+
+def is_code(text: str) -> bool:
+    """Whether somebody who wrote this meant a spoken code: no label or name begins like it."""
+    return _looks_like_label(text) and text.strip()[:1].isdigit()
 
 
 def listener_name(text: str) -> str:

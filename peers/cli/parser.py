@@ -22,6 +22,10 @@ USAGE = 2
 _DESCRIPTION = "One end-to-end encrypted QUIC connection between two devices, through a relay."
 _EXAMPLES = """\
 examples:
+  quicpipe accept --code --relay relay.example
+      prints a code to be read out, such as 7-crossword-puppet; then on the other machine:
+  quicpipe dial 7-crossword-puppet --relay relay.example
+
   quicpipe accept --listen --anyone --relay relay.example
       prints this machine's fingerprint, sha256:…; then on the other machine:
   quicpipe dial sha256:… --relay relay.example
@@ -34,11 +38,17 @@ examples:
 """
 _DIAL_EXAMPLES = """\
 examples:
+  quicpipe accept --code --relay relay.example
+      prints a code to be read out, such as 7-crossword-puppet; then on the other machine:
+  quicpipe dial 7-crossword-puppet --relay relay.example
+
   quicpipe dial --relay relay.example --invite invite.json
       type here; on the other machine: quicpipe accept --invite invite.json
   quicpipe dial --relay relay.example < photo.jpg | ssh host 'quicpipe accept > photo.jpg'
       the invite travels through ssh, the photo through the relay
 
+  quicpipe dial 7-crossword-puppet --relay relay.example
+      the peer that runs 'quicpipe accept --code' and shows this code
   quicpipe dial sha256:… --relay relay.example
       the peer with that fingerprint, which runs 'quicpipe accept --listen' there
   quicpipe dial laptop --relay relay.example
@@ -49,10 +59,18 @@ file that --invite names, which is removed again once it is used up.
 """
 _ACCEPT_EXAMPLES = """\
 examples:
+  quicpipe accept --code --relay relay.example
+      prints a code to be read out, such as 7-crossword-puppet; then on the other machine:
+  quicpipe dial 7-crossword-puppet --relay relay.example
+
   quicpipe accept < invite.json > photo.jpg
       receive only: standard input is used up by the invite
   quicpipe accept --invite invite.json
       both ways: type here, it arrives there
+  quicpipe accept --code --relay relay.example
+      make a code for one use within 10 minutes; there: quicpipe dial CODE --relay relay.example
+  quicpipe accept --code --save bob --relay relay.example
+      the same, and keep the other side's fingerprint: the next time --peer bob does
   quicpipe accept --listen --peer sha256:… --relay relay.example
       wait at the relay for the peer with that fingerprint, serve it, and end
   quicpipe accept --listen --anyone --keep-open --relay relay.example > messages
@@ -143,8 +161,9 @@ def _add_dial(commands: "_Commands[_Parser]") -> None:
         type=whom_to_dial,
         metavar="PEER",
         help="who listens at the relay: a fingerprint, a label of 'quicpipe pin', or with a pairing"
-        " key any name; without it an invite is made",
+        " key any name; or the code that 'accept --code' shows; without it an invite is made",
     )
+    _add_code_options(parser, "show the invite as a QR code, too, on standard error")
     parser.add_argument(
         "--invite",
         type=file_path,
@@ -167,6 +186,12 @@ def _add_accept(commands: "_Commands[_Parser]") -> None:
         commands, "accept", "answer an invite, or wait for dialers", _ACCEPT_EXAMPLES, long=True
     )
     _add_listen_options(parser)
+    parser.add_argument(
+        "--code",
+        action="store_true",
+        help="make a spoken code, on standard error, and wait until the other side dials it",
+    )
+    _add_code_options(parser, "show the code as a QR code, too")
     parser.add_argument(
         "--invite",
         type=file_path,
@@ -200,6 +225,16 @@ def _add_listen_options(parser: _Parser) -> None:
         "--keep-open",
         action="store_true",
         help="serve one dialer after another, receiving only (default: the first, both ways)",
+    )
+
+
+def _add_code_options(parser: _Parser, qr_help: str) -> None:
+    parser.add_argument("--qr", action="store_true", help=qr_help)
+    parser.add_argument(
+        "--save",
+        type=label,
+        metavar="LABEL",
+        help="with a code: keep the other side's fingerprint under this label, as 'pin' does",
     )
 
 

@@ -13,6 +13,7 @@ from .invite import is_standard_stream, obtain, publish, withdraw
 from .io import Source, noticing_closed_output, say
 from .keys import has_pairing_key, load_identity, load_pairing_key, pinned
 from .options import Options
+from .qr import show_qr
 from .session import chosen_relay, talk
 
 
@@ -30,6 +31,8 @@ async def dial_command(options: Options) -> int:
             took_ms = (time.monotonic() - started) * 1000
             say(f"registered at relay {relay} ({dialing.invite.fingerprint}) in {took_ms:.0f} ms")
         _warn(dialing.invite)
+        if options.qr:
+            show_qr(dialing.invite.encode().strip())
         try:
             await publish(dialing.invite, options.invite)
             with noticing_closed_output(_still_waiting):

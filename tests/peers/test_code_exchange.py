@@ -37,23 +37,18 @@ def changed(**fields: object) -> Change:
     return change
 
 
+STEPS = ("hello", "element", "dialers_proof", "accepters_proof", "invite")
+
+
 class Run:
     """One exchange, with somebody in between who changes what he likes."""
 
-    def __init__(
-        self,
-        accepter: Code = CODE,
-        dialer: Code = CODE,
-        *,
-        hello: Change = same,
-        element: Change = same,
-        dialers_proof: Change = same,
-        accepters_proof: Change = same,
-        invite: Change = same,
-    ) -> None:
-        self.accepter = AccepterEnd(accepter, ALICE)
-        self.dialer = DialerEnd(dialer, BOB)
-        self._changes = (hello, element, dialers_proof, accepters_proof, invite)
+    def __init__(self, dialers_code: Code = CODE, **changes: Change) -> None:
+        """`changes`: by the step, one of `STEPS`."""
+        self.accepter = AccepterEnd(CODE, ALICE)
+        self.dialer = DialerEnd(dialers_code, BOB)
+        self._changes = [changes.pop(step, same) for step in STEPS]
+        assert not changes
         self.seen: list[bytes] = []
 
     def go(self) -> bytes:
@@ -104,7 +99,7 @@ def test_each_run_has_another_key() -> None:
     ids=["word", "order", "slot"],
 )
 def test_another_code_is_wrong_and_the_accepter_finds_it_first(dialer: Code) -> None:
-    run = Run(dialer=dialer)
+    run = Run(dialer)
     with pytest.raises(CodeWrong, match="the words at the two ends differ"):
         run.go()
     assert len(run.seen) == 3, "the accepter has proved nothing to a guesser"

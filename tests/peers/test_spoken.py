@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from peers import Identity, Pipe, RelayTrust
+from peers import Identity, Pipe, RelayName, RelayTrust
 from peers.errors import (
     AuthenticationFailed,
     CodeInvalid,
@@ -487,7 +487,7 @@ def test_requests_are_repeated_over_a_new_connection(certificate: ServerCertific
     """Each of them may arrive twice: the relay says the same again."""
 
     async def test(at: Scene) -> None:
-        link = await RelayLink.connect(at.dialer, spoken.RelayName.parse(RELAY), trust(at))
+        link = await RelayLink.connect(at.dialer, RelayName.parse(RELAY), trust(at))
         token, other = "a" * 32, "b" * 32
         slots = []
         for _ in range(2):

@@ -14,6 +14,7 @@ help:
 	@echo "make format     format the code"
 	@echo "make test-long  the tests that take long: many handshakes, long waits"
 	@echo "make nat-matrix  which NATs the direct path gets through (as root); docs/nat-matrix.md"
+	@echo "make fuzz       ten minutes of coverage-guided fuzzing for each of seven groups of parsers"
 	@echo "make bench      measure forwarding beside its rivals (6 minutes); docs/benchmarks.md"
 	@echo "make bench-quick  the same in a minute, less exactly"
 	@echo "make clean      remove $(VENV) and caches"
@@ -34,6 +35,10 @@ test-long: $(VENV)/.development
 
 nat-matrix: $(VENV)/.development
 	$(BIN)/python -m tests.nat
+
+fuzz: $(VENV)/.development
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'atheris>=3'
+	$(BIN)/python -m tests.fuzz
 
 bench: $(VENV)/.runtime
 	$(BIN)/python -m bench

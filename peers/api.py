@@ -6,6 +6,9 @@ from .dialer import Dialing, dial
 from .errors import (
     AuthenticationFailed,
     CloseCode,
+    CodeInvalid,
+    CodeRefused,
+    CodeWrong,
     DatagramTooLarge,
     InviteExpired,
     InviteInvalid,
@@ -38,6 +41,7 @@ from .pipe import Pipe, PipeStatistics
 from .relay_name import RelayName
 from .rendezvous.dialing import dial_to, look_up
 from .rendezvous.listener import Listener, listen
+from .rendezvous.spoken import SpokenCode, accept_code, dial_code
 from .stream import Stream
 from .trust import RelayTrust
 
@@ -48,6 +52,9 @@ __all__ = [
     "Authentication",
     "AuthenticationFailed",
     "CloseCode",
+    "CodeInvalid",
+    "CodeRefused",
+    "CodeWrong",
     "DatagramTooLarge",
     "Dialing",
     "Direct",
@@ -88,12 +95,15 @@ __all__ = [
     "RelayUntrusted",
     "Relayed",
     "RendezvousFailed",
+    "SpokenCode",
     "Stream",
     "StreamReset",
     "SystemNetwork",
     "UsageError",
     "accept",
+    "accept_code",
     "dial",
+    "dial_code",
     "dial_to",
     "listen",
     "look_up",

@@ -26,6 +26,8 @@ from ..link.connection import Response
 from ..link.link import RelayLink
 from .asking import ask, ask_once, failure, unreadable
 
+SHORTEST_POLL_S = 0.5
+"""Seconds from one request for a message to the next, if nothing came."""
 GOODBYE_S = 1.0
 """Seconds that it may take to tell the relay that a slot is over."""
 
@@ -65,7 +67,8 @@ class Slot:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         while True:
-            left_s = deadline - loop.time()
+            asked_at = loop.time()
+            left_s = deadline - asked_at
             try:
                 received = await self._poll(min(MAX_WAIT_S, max(1, int(left_s))))
             except RelayUnreachable:
@@ -80,6 +83,8 @@ class Slot:
                 raise _ended(received.end)
             if loop.time() >= deadline:
                 raise NoAnswer("the other end of the code does not answer any more")
+            # A relay that says "nothing" at once must not keep us busy.
+            await asyncio.sleep(max(0.0, asked_at + SHORTEST_POLL_S - loop.time()))
 
     async def end(self, end: End) -> None:
         """Tell the relay that it is over, and so the other end: best effort, within `GOODBYE_S`."""

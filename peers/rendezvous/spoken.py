@@ -18,6 +18,7 @@ from ..errors import (
     CodeRefused,
     NoAnswer,
     PipeClosed,
+    RelayUnreachable,
     UsageError,
 )
 from ..identity import Identity
@@ -106,6 +107,7 @@ class SpokenCode(ClosedAtExit):
         self._lifetime_s = lifetime_s
         self._path_policy = path_policy
         self._is_over = False  # for the slot
+        self._is_closed = False
         self._pipe: Pipe | None = None
         self._ending: asyncio.Task[None] | None = None  # nobody waits for it, but it must be held
 
@@ -148,6 +150,10 @@ class SpokenCode(ClosedAtExit):
         except AuthenticationFailed:
             await self._finish(End.WRONG_CODE)
             raise
+        except RelayUnreachable:
+            if self._is_closed:
+                raise PipeClosed("the code was closed") from None
+            raise
         finally:
             if self._pipe is None:
                 await self.close()
@@ -157,6 +163,7 @@ class SpokenCode(ClosedAtExit):
         if self._pipe is not None:
             await self._pipe.close(code, reason)
             return
+        self._is_closed = True
         await self._finish(End.LEFT)
         await self._link.close()
 

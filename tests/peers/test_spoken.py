@@ -219,6 +219,18 @@ def test_whoever_gives_up_ends_the_code_for_the_other(certificate: ServerCertifi
     play(certificate, test)
 
 
+def test_a_code_that_is_closed_while_it_waits(certificate: ServerCertificate) -> None:
+    async def test(at: Scene) -> None:
+        waiting = await make_code(at)
+        accepting = asyncio.create_task(outcome(waiting.pipe()))
+        await asyncio.sleep(5.0)
+        await waiting.close()
+        assert isinstance(await accepting, PipeClosed | CodeRefused)
+        await waiting.close()
+
+    play(certificate, test)
+
+
 def test_an_accepter_that_died_ends_the_dialers_waiting(certificate: ServerCertificate) -> None:
     async def test(at: Scene) -> None:
         waiting = await make_code(at)  # and never asks who has claimed it
@@ -479,6 +491,29 @@ def test_any_answer_of_the_relay_is_an_error_of_ours(
         accepting = asyncio.create_task(outcome(waiting.pipe()))
         assert await outcome(use_code(at, waiting.code)) is not None
         assert await accepting is not None
+
+    play(certificate, test)
+
+
+def test_a_relay_that_never_waits_does_not_keep_us_busy(
+    certificate: ServerCertificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    liar = Liar(monkeypatch)
+    asked = 0
+
+    def nothing(path: str, body: bytes, response: Response) -> Response | None:
+        nonlocal asked
+        asked += path == RECEIVE_PATH
+        return Response(200, {}, Received(None, None).encode()) if path == RECEIVE_PATH else None
+
+    liar.alter = nothing
+
+    async def test(at: Scene) -> None:
+        waiting = await make_code(at)
+        dialling = await outcome(use_code(at, waiting.code))
+        assert isinstance(dialling, NoAnswer)
+        assert asked < 50
+        await waiting.close()
 
     play(certificate, test)
 

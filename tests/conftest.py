@@ -1,6 +1,7 @@
 """Hooks for the whole test run."""
 
 import os
+from collections.abc import Callable
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -15,8 +16,28 @@ LONG_RUN = "long run"
 """How the reason of a skip begins that is always allowed: `make test-long` runs those."""
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say which skips a machine of this kind must not have: see .ci/run."""
+Note = Callable[[str], None]
+
+_FIGURES = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture
+def note(request: pytest.FixtureRequest) -> Note:
+    """Call it with a line of measured figures: it is shown at the end of the run."""
+    name = request.node.name
+    figures = request.config.stash.setdefault(_FIGURES, [])
+    return lambda line: figures.append(f"{name}: {line}")
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Show the figures, and which skips a machine of this kind must not have: see .ci/run."""
+    figures = config.stash.get(_FIGURES, [])
+    if figures:
+        terminalreporter.section("figures")
+        for line in figures:
+            terminalreporter.write_line(line)
     unexpected = _unexpected_skips(terminalreporter)
     if unexpected:
         terminalreporter.section("skipped, but this machine can run them", red=True)

@@ -16,9 +16,10 @@ from .report import PairReport, PairState
 ANSWER_S = 1.0
 """Seconds after the last small probe in which an answer may come."""
 
-LARGE_TRIES = 6
+LARGE_TRIES = 5
 LARGE_INTERVAL_S = 0.1
-"""The first pause before a large probe is repeated; it doubles."""
+"""The least pause before a large probe is repeated; it is one and a half round trips otherwise, and
+doubles twice."""
 
 FIRST_CHECK_S, CHECK_S = 2.0, 15.0
 """Seconds after which a valid pair that is not in use is probed again; a NAT forgets after 30 s at
@@ -40,6 +41,7 @@ class Pair:
         self.kind = kind
         self.state = PairState.WAITING
         self.why = ""
+        """How it failed last."""
         self.sent = 0
         self.received = 0
         self.loss = 0.0
@@ -77,7 +79,6 @@ class Pair:
         self._patience_ends = (self._plan[-1] if self._plan else now) + ANSWER_S
         if self.state in (PairState.WAITING, PairState.FAILED):
             self.state = PairState.PROBING
-            self.why = ""
 
     def request_came(self, now: float) -> None:
         """Theirs reach us. If ours is not answered yet, try now: their NAT is open."""
@@ -106,7 +107,7 @@ class Pair:
         )
         if self.state is not PairState.VALID:
             if self.state is not PairState.ANSWERED:
-                self.state, self.why = PairState.ANSWERED, ""
+                self.state = PairState.ANSWERED
                 self._plan.clear()
                 self._large_at, self._large_tries = now, 0
                 self._patience_ends = None
@@ -145,8 +146,8 @@ class Pair:
             if self._large_tries >= LARGE_TRIES:
                 self.fail("64 bytes pass, 1,200 do not", now)
                 return None
-            pause = max(LARGE_INTERVAL_S, 2 * (self.round_trip_s or 0.0))
-            self._large_at = now + pause * 2**self._large_tries
+            pause = max(LARGE_INTERVAL_S, 1.5 * (self.round_trip_s or 0.0))
+            self._large_at = now + pause * min(2**self._large_tries, 4)
             self._large_tries += 1
             return LARGE
         if self._plan and self._plan[0] <= now:
@@ -168,7 +169,7 @@ class Pair:
             remote=self.address,
             kind=self.kind,
             state=self.state,
-            why=self.why or self._lacks(),
+            why=self._explain(),
             round_trip_s=self.round_trip_s,
             loss=self.loss,
             probes_sent=self.sent,
@@ -185,6 +186,12 @@ class Pair:
     def _left_for(self, now: float) -> float:
         """Seconds until the next planned probe."""
         return self._plan[0] - now if self._plan else float("inf")
+
+    def _explain(self) -> str:
+        if self.state is PairState.FAILED:
+            return self.why
+        before = f"before: {self.why}" if self.why else ""
+        return "; ".join(filter(None, (self._lacks(), before)))
 
     def _lacks(self) -> str:
         if self.state in (PairState.VALID, PairState.WAITING):

@@ -24,8 +24,9 @@ FOLLOWER_PATIENCE_S = 1.0
 CHANGE_GAP_S = 0.5
 """Seconds between the rounds of two changes: they often come together."""
 
-STEADY_S = 10.0
-"""Seconds which a direct path must have lasted for the pauses to begin from the first again."""
+STEADY_S = 30.0
+"""Seconds which a direct path should last. After each one that did not, in a row, the first pause
+is twice as long: a path that comes and goes is not worth every attempt."""
 
 
 @dataclass(slots=True)
@@ -59,6 +60,7 @@ class Search:
         self.gave_up = ""
         """Why nothing more is tried until something changes; empty: it is."""
         self._leads = leads
+        self._short_lived = 0  # paths in a row
         self._next: float | None = None
         self._pause_s = FIRST_PAUSE_S
         self._ended_at = now - CHANGE_GAP_S
@@ -80,8 +82,8 @@ class Search:
         """The direct path in use died; it had been used for so long."""
         self.gave_up = ""
         self.has_worked = True
-        if lasted_s >= STEADY_S:
-            self._pause_s = FIRST_PAUSE_S
+        self._pause_s = min(FIRST_PAUSE_S * 2**self._short_lived, LONGEST_PAUSE_S)
+        self._short_lived = 0 if lasted_s >= STEADY_S else min(self._short_lived + 1, 6)
         self._pause(now)
 
     def found(self) -> None:

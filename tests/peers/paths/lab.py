@@ -88,7 +88,11 @@ class End:
         self._timer: asyncio.TimerHandle | None = None
         for family in (AF_INET, AF_INET6):
             if host.address(family) is not None:
-                self.main[family] = self._open(family)
+                self.open_main(family)
+
+    def open_main(self, family: AddressFamily) -> None:
+        """Open the socket of that family; the agent learns of it by `start`."""
+        self.main[family] = self._open(family)
 
     # What a real peer learns from its relay
 

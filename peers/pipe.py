@@ -16,7 +16,7 @@ from .closing import ClosedAtExit
 from .connection import Connection, Routes
 from .errors import CloseCode, PeersError, PipeClosed
 from .link.link import RelayLink
-from .paths.driver import DIRECT_WITHIN_S, OnChange, PathDriver
+from .paths.driver import DIRECT_WITHIN_S, OnChange, PathDriver, no_paths
 from .paths.path import RELAY, PathPolicy
 from .paths.report import PathReport
 from .pipe_core import PipeCore
@@ -172,7 +172,7 @@ class Pipe(ClosedAtExit):
 
     def paths(self) -> PathReport:
         """Which path is in use, why, and what became of all others that were tried."""
-        return self._driver.report()
+        return no_paths(self._quic.is_client) if self._paths is None else self._paths.report()
 
     def on_path_change(self, action: OnChange) -> None:
         """Call `action` with each change of the path, in the event loop, and quickly."""

@@ -19,6 +19,8 @@ def _original(options: Options) -> str | None:
         return "--original authenticates nobody: it does not go with --peer or a pairing key"
     if options.peer is not None or options.listen or options.code:
         return "--original needs an invite that is handed over: the original has no rendezvous"
+    if options.direct_only:
+        return "--original and --direct-only exclude each other: the original knows no direct path"
     return None
 
 

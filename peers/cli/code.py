@@ -20,7 +20,10 @@ async def accept_code_command(options: Options) -> int:
     """Make a code, wait until it is used, then connect the standard streams to the pipe."""
     relay, trust = chosen_relay(options), RelayTrust(options.relay_fingerprint)
     identity = _identity(options)
-    async with await accept_code(str(relay), trust=trust, identity=identity) as waiting:
+    making = accept_code(
+        str(relay), trust=trust, identity=identity, path_policy=options.path_policy
+    )
+    async with await making as waiting:
         minutes = waiting.lifetime_s / 60
         say(f"the code is {waiting.code}")
         say(
@@ -38,8 +41,14 @@ async def dial_code_command(options: Options) -> int:
     relay, trust = chosen_relay(options), RelayTrust(options.relay_fingerprint)
     identity = _identity(options)
     started = time.monotonic()
-    pipe = await dial_code(options.peer or "", str(relay), trust=trust, identity=identity)
-    async with pipe:
+    dialing = dial_code(
+        options.peer or "",
+        str(relay),
+        trust=trust,
+        identity=identity,
+        path_policy=options.path_policy,
+    )
+    async with await dialing as pipe:
         if options.verbose:
             say(f"met by the code in {(time.monotonic() - started) * 1000:.0f} ms")
         return await _go_on(pipe, options, is_dialer=True)

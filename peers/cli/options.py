@@ -10,6 +10,7 @@ from .. import keys
 from ..errors import PeersError
 from ..identity import parse_fingerprint
 from ..known_peers import check_label
+from ..paths.path import PathPolicy
 from ..relay_name import RelayName
 from ..rendezvous.code import Code
 from ..rendezvous.listener import check_name
@@ -50,7 +51,16 @@ class Options(argparse.Namespace):
     expires_s: float | None = None
     """None: not given."""
     original: bool = False
+    relay_only: bool = False
+    direct_only: bool = False
     output: Path | None = None
+
+    @property
+    def path_policy(self) -> PathPolicy:
+        """Whether the pipe may leave the relay, or must."""
+        if self.relay_only:
+            return PathPolicy.RELAY_ONLY
+        return PathPolicy.DIRECT_ONLY if self.direct_only else PathPolicy.ANY
 
 
 def relay_name(text: str) -> RelayName:

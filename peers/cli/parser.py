@@ -278,7 +278,21 @@ def _add_relay_options(parser: _Parser, help_text: str) -> None:
         help="talk to a peer of the Go original; nobody is authenticated then",
     )
     parser.add_argument(
-        "-v", "--verbose", action="store_true", help="say what happens, on standard error"
+        "-v",
+        "--verbose",
+        action="store_true",
+        help="say what happens, and which path the pipe takes and why, on standard error",
+    )
+    path = parser.add_mutually_exclusive_group()
+    path.add_argument(
+        "--relay-only",
+        action="store_true",
+        help="stay on the relay: the other side learns none of our addresses",
+    )
+    path.add_argument(
+        "--direct-only",
+        action="store_true",
+        help="send nothing by the relay; fail if there is no direct path within 30 s",
     )
 
 

@@ -24,7 +24,11 @@ async def dial_command(options: Options) -> int:
     trust = RelayTrust(options.relay_fingerprint)
     started = time.monotonic()
     dialing = await dial(
-        str(relay), auth=auth, trust=trust, lifetime_s=options.expires_s or DEFAULT_LIFETIME_S
+        str(relay),
+        auth=auth,
+        trust=trust,
+        lifetime_s=options.expires_s or DEFAULT_LIFETIME_S,
+        path_policy=options.path_policy,
     )
     async with dialing:
         if options.verbose:
@@ -56,7 +60,8 @@ async def accept_command(options: Options, invite: Invite) -> int:
     if options.verbose:
         say(f"answering by relay {invite.relay}")
     started = time.monotonic()
-    async with await accept(invite, auth=auth, trust=trust) as pipe:
+    answering = accept(invite, auth=auth, trust=trust, path_policy=options.path_policy)
+    async with await answering as pipe:
         if options.verbose:
             say(f"answered in {(time.monotonic() - started) * 1000:.0f} ms")
         # An invite from standard input has used that up: the other end gets its FIN at once.

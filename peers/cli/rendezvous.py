@@ -22,7 +22,8 @@ async def dial_peer_command(options: Options) -> int:
     relay, trust = chosen_relay(options), RelayTrust(options.relay_fingerprint)
     to, auth = await _whom(options.peer or "", options, relay, trust)
     started = time.monotonic()
-    async with await dial_to(str(relay), to, auth=auth, trust=trust) as pipe:
+    dialing = dial_to(str(relay), to, auth=auth, trust=trust, path_policy=options.path_policy)
+    async with await dialing as pipe:
         if options.verbose:
             say(f"{to} answered in {(time.monotonic() - started) * 1000:.0f} ms")
         return await talk(pipe, Source(), options, is_dialer=True)
@@ -38,6 +39,7 @@ async def listen_command(options: Options) -> int:
         auth=_whom_to_let_in(options, identity),
         trust=trust,
         name=options.name,
+        path_policy=options.path_policy,
     )
     async with listener:
         listener.on_refused = _say_refused

@@ -50,6 +50,8 @@ async def talk(
     """
     if options.verbose:
         say(f"the pipe is open, to {pipe.peer}")
+        say(pipe.paths().lines()[0])
+        pipe.on_path_change(lambda change: say(f"path: {change.path} ({change.reason})"))
     else:
         say_on_terminal("connected")
     try:
@@ -70,6 +72,8 @@ async def talk(
 def _report(pipe: Pipe) -> None:
     figures = pipe.statistics()
     rtt = f"{figures.smoothed_rtt_s * 1000:.1f} ms" if figures.smoothed_rtt_s else "unknown"
+    for line in pipe.paths().lines():
+        say(line)
     say(
         f"sent {figures.bytes_sent} bytes in {figures.datagrams_sent} datagrams, received"
         f" {figures.bytes_received} in {figures.datagrams_received}; packets lost"

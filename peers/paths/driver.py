@@ -101,8 +101,9 @@ class PathDriver:
 
     def report(self) -> PathReport:
         """What is used, why, and what became of the rest."""
-        agent = self._agent or self._make_agent(PathPolicy.RELAY_ONLY)
-        return agent.report(self._loop.time())
+        if self._agent is None:
+            return no_paths(self._core.quic.is_client)
+        return self._agent.report(self._loop.time())
 
     def on_change(self, action: OnChange) -> None:
         """Call it at each switch."""
@@ -127,7 +128,12 @@ class PathDriver:
 
     def pipe_opened(self, now: float) -> None:
         """Begin to search."""
-        self._agent = self._make_agent(self._policy)
+        self._agent = PathAgent(
+            is_dialer=self._core.quic.is_client,
+            now=now,
+            policy=self._policy,
+            permits=self._endpoint.birthday_permits,
+        )
         self._place.guide = self
         if self._policy is not PathPolicy.RELAY_ONLY:
             self._watch = discover(self._link, self._outlook_changed)
@@ -191,14 +197,6 @@ class PathDriver:
             self._pump(now)
 
     # What the agent is told
-
-    def _make_agent(self, policy: PathPolicy) -> PathAgent:
-        return PathAgent(
-            is_dialer=self._core.quic.is_client,
-            now=self._loop.time(),
-            policy=policy,
-            permits=self._endpoint.birthday_permits,
-        )
 
     def _tell_soon(self) -> None:
         if self._telling is None and not self._has_ended:
@@ -376,6 +374,12 @@ class PathDriver:
     def _no_path(self, waited_s: float) -> PeersError:
         tried = "; ".join(self.report().lines())
         return NoDirectPath(f"no direct path within {waited_s:.0f} s ({tried})")
+
+
+def no_paths(is_dialer: bool) -> PathReport:
+    """What is reported of a pipe that is not open yet, or has no search for paths."""
+    agent = PathAgent(is_dialer=is_dialer, now=0.0, policy=PathPolicy.RELAY_ONLY)
+    return agent.report(0.0)
 
 
 def _round_trip(agent: PathAgent, path: Path, now: float) -> float | None:

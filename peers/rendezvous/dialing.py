@@ -13,6 +13,8 @@ from ..identity import parse_fingerprint
 from ..invite import DEFAULT_LIFETIME_S, AuthKind
 from ..link.link import RelayLink
 from ..network import Network, SystemNetwork
+from ..paths.driver import DIRECT_WITHIN_S
+from ..paths.path import PathPolicy
 from ..pipe import Pipe
 from ..relay_name import RelayName
 from ..trust import RelayTrust
@@ -32,6 +34,7 @@ async def dial_to(
     auth: Authentication,
     trust: RelayTrust,
     timeout_s: float = ANSWER_TIMEOUT_S,
+    path_policy: PathPolicy = PathPolicy.ANY,
     network: Network | None = None,
 ) -> Pipe:
     """Open a pipe to a peer that listens at a relay; closing it gives all up that it stands on.
@@ -43,6 +46,7 @@ async def dial_to(
     :param to: the peer's fingerprint, or the name under which it listens.
     :param auth: `Pinned` or `PairingKey`.
     :param timeout_s: seconds to wait for the peer's answer.
+    :param path_policy: whether the pipe may leave the relay, or must.
     :param network: another one than the system's.
     :raises UsageError: for an argument that makes no sense.
     :raises RelayUnreachable: no such relay, or no answer.
@@ -51,6 +55,7 @@ async def dial_to(
     :raises NotListening: nobody waits there under that fingerprint or name.
     :raises RendezvousFailed: the relay refuses, or too many others wait for that peer.
     :raises NoAnswer: the peer has not answered.
+    :raises NoDirectPath: only a direct path would do, and there is none.
     :raises AuthenticationFailed: at either end.
     :raises PipeClosed: the peer gave up.
     """
@@ -65,10 +70,12 @@ async def dial_to(
     link = await RelayLink.connect(network or SystemNetwork(), name, trust)
     try:
         await berth.moor(link)
-        dialing = Dialing(link, berth, name, auth, DEFAULT_LIFETIME_S)
+        dialing = Dialing(link, berth, name, auth, DEFAULT_LIFETIME_S, path_policy)
     except BaseException:
         await link.close()
         raise
+    if path_policy is PathPolicy.DIRECT_ONLY:
+        timeout_s += DIRECT_WITHIN_S  # which is the pipe's to watch
     try:
         async with asyncio.timeout(timeout_s):
             await deliver(link, target, dialing.invite.encode())

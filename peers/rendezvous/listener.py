@@ -30,6 +30,7 @@ from ..identity import Identity
 from ..invite import AuthKind, Invite
 from ..link.link import RelayLink
 from ..network import Network, SystemNetwork
+from ..paths.path import PathPolicy
 from ..pipe import Pipe
 from ..relay_name import RelayName
 from ..stream import check_code
@@ -71,6 +72,7 @@ async def listen(
     trust: RelayTrust,
     name: str | None = None,
     max_pending: int = MAX_PENDING,
+    path_policy: PathPolicy = PathPolicy.ANY,
     network: Network | None = None,
 ) -> "Listener":
     """Wait at a relay for dialers, under an identity's fingerprint.
@@ -81,6 +83,7 @@ async def listen(
     :param name: a label besides, as long as nobody else listens under it: a letter, then letters,
         digits, `.`, `_`, `-`. It proves nothing to anybody.
     :param max_pending: how many dialers are answered ahead of the application.
+    :param path_policy: whether the pipes may leave the relay, or must.
     :param network: another one than the system's.
     :raises UsageError: for an argument that makes no sense.
     :raises RelayUnreachable: no such relay, or no answer.
@@ -104,7 +107,7 @@ async def listen(
     try:
         mailbox = Mailbox(link, identity, name)
         await mailbox.open()
-        return Listener(link, mailbox, identity, auth, max_pending)
+        return Listener(link, mailbox, identity, auth, max_pending, path_policy)
     except BaseException:
         await link.close()
         raise
@@ -125,12 +128,14 @@ class Listener(ClosedAtExit):
         identity: Identity,
         auth: Authentication,
         max_pending: int,
+        path_policy: PathPolicy,
     ) -> None:
         """For `listen`."""
         self._link = link
         self._mailbox = mailbox
         self._auth = auth
         self._max_pending = max_pending
+        self._path_policy = path_policy
         self._accepter = Accepter(link)
         self._answering: set[asyncio.Task[None]] = set()
         self._ready: deque[Pipe] = deque()
@@ -265,7 +270,9 @@ class Listener(ClosedAtExit):
             # What it says of authentication is not proven: ours holds, and the handshake tells the
             # dialer at once if that is another.
             invite = replace(Invite.decode(line), auth=self._auth.kind, key=None)
-            pipe = await self._accepter.accept(invite, auth=self._auth)
+            pipe = await self._accepter.accept(
+                invite, auth=self._auth, path_policy=self._path_policy
+            )
         except PeersError as error:
             reason = _reason(error)
             self.refused[reason] += 1

@@ -1,12 +1,20 @@
 """The exchange behind a code, end against end, and against whoever is in between."""
 
 import base64
+import hashlib
+import hmac
 import json
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+import spake2
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -43,7 +51,7 @@ STEPS = ("hello", "element", "dialers_proof", "accepters_proof", "invite")
 class Run:
     """One exchange, with somebody in between who changes what he likes."""
 
-    def __init__(self, dialers_code: Code = CODE, **changes: Change) -> None:
+    def __init__(self, dialers_code: Code = CODE, /, **changes: Change) -> None:
         """`changes`: by the step, one of `STEPS`."""
         self.accepter = AccepterEnd(CODE, ALICE)
         self.dialer = DialerEnd(dialers_code, BOB)
@@ -273,3 +281,75 @@ def test_the_errors_are_of_this_package() -> None:
     assert issubclass(CodeWrong, AuthenticationFailed)
     assert issubclass(AuthenticationFailed, PeersError)
     assert isinstance(ALICE.certificate, x509.Certificate)
+
+
+def hkdf(key: bytes, info: str) -> bytes:
+    """RFC 5869 with SHA-256, no salt, 32 bytes."""
+    extracted = hmac.digest(bytes(32), key, "sha256")
+    return hmac.digest(extracted, info.encode() + b"\x01", "sha256")
+
+
+def with_length(*parts: bytes) -> bytes:
+    return b"".join(len(part).to_bytes(2, "big") + part for part in parts)
+
+
+def test_a_dialer_written_after_the_protocol_alone() -> None:
+    """docs/protocol.md §11.3, step by step, with nothing of ours."""
+    accepter = AccepterEnd(CODE, ALICE)
+    hello = {"v": 1, "fingerprint": BOB.fingerprint, "of a later version": [1]}
+    answer = json.loads(accepter.receive_hello(json.dumps(hello).encode()))
+    assert answer.keys() == {"v", "fingerprint", "element"}
+    id_a = f"quicpipe/1 code 7 accepter {answer['fingerprint']}".encode()
+    id_b = f"quicpipe/1 code 7 dialer {BOB.fingerprint}".encode()
+    spake = spake2.SPAKE2_B(b"crossword-puppet", idA=id_a, idB=id_b)
+    element, theirs = spake.start(), base64.b64decode(answer["element"])
+    key = spake.finish(theirs)
+    parts = with_length(b"quicpipe/1 code", id_a, id_b, theirs, element)
+    transcript = hashlib.sha256(parts).digest()
+
+    certificate = BOB.certificate_der
+    signature = BOB.sign(b"quicpipe/1 code dialer signature\0" + transcript)
+    proven = transcript + with_length(certificate, signature)
+    proof = hmac.digest(hkdf(key, "quicpipe/1 code dialer proof"), proven, "sha256")
+    message = {
+        "element": element,
+        "certificate": certificate,
+        "signature": signature,
+        "proof": proof,
+    }
+    encoded = {name: base64.b64encode(value).decode() for name, value in message.items()}
+    shown = json.loads(accepter.receive_proof(json.dumps(encoded).encode()))
+
+    assert shown.keys() == {"certificate", "signature", "proof"}
+    its = {name: base64.b64decode(value) for name, value in shown.items()}
+    proven = transcript + with_length(its["certificate"], its["signature"])
+    wanted = hmac.digest(hkdf(key, "quicpipe/1 code accepter proof"), proven, "sha256")
+    assert its["proof"] == wanted
+    public_key = ALICE.certificate.public_key()
+    assert isinstance(public_key, Ed25519PublicKey)
+    public_key.verify(its["signature"], b"quicpipe/1 code accepter signature\0" + transcript)
+
+    sealing = ChaCha20Poly1305(hkdf(key, "quicpipe/1 code invite"))
+    sealed = sealing.encrypt(bytes(12), b"an invite", transcript)
+    assert accepter.receive_invite(sealed) == b"an invite"
+    assert accepter.pairing_key == hkdf(key, "quicpipe/1 code pairing key")
+
+
+def test_an_identity_with_an_ecdsa_key() -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a peer")])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(ALICE.certificate.not_valid_before_utc)
+        .not_valid_after(ALICE.certificate.not_valid_after_utc)
+        .sign(key, SHA256())
+    )
+    carol = Identity(certificate, key)
+    accepter, dialer = AccepterEnd(CODE, carol), DialerEnd(CODE, BOB)
+    proof = dialer.receive_element(accepter.receive_hello(dialer.hello()))
+    dialer.receive_proof(accepter.receive_proof(proof))
+    assert dialer.peer_fingerprint == carol.fingerprint

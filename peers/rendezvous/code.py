@@ -75,7 +75,7 @@ def choose_words() -> tuple[str, ...]:
 @lru_cache(maxsize=1)
 def word_list() -> tuple[str, ...]:
     """The 1,024 words, in alphabetical order."""
-    text = files(__package__).joinpath("words.txt").read_text("ascii")
+    text = files("peers.rendezvous").joinpath("words.txt").read_text("ascii")
     return tuple(text.split())
 
 

@@ -15,6 +15,7 @@ INTERRUPTED = 130
 
 _COMMANDS = {
     "check-config": ("relay.settings.check", "run_check_config"),
+    "token": ("relay.token_command", "run_token"),
     "xdp": ("relay.kernel.command", "run_xdp"),
 }
 """Where each is; loaded when it is run. relay/config.py lists them for --help."""

@@ -13,14 +13,18 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from relay.core.admission import Grant, TokenRefusal, TokenRefused
+from relay.core.destinations import DestinationRefused
 from relay.core.limits import RateLimits
 from relay.core.path import Path
+from relay.core.quota import TokenOver
 from relay.core.registry import HolderId, RegistrationRefused, RegistryFull
+from relay.gate import grant_of, unauthorized
 from relay.problem import PROBLEM_TYPE, problem_body
 from relay.requests import (
     Clock,
     Problem,
-    RateGuard,
+    RegisterGuard,
     connection_of,
     read_body,
     validated_path,
@@ -40,8 +44,13 @@ from relay.wire.registration import (
 class RegistrationService(Protocol):
     """Who keeps the registrations."""
 
-    def register(self, request: RegisterRequest, path: Path, holder: HolderId) -> RegisterAnswer:
-        """:raises RegistrationRefused: nothing changed."""
+    def register(
+        self, request: RegisterRequest, path: Path, holder: HolderId, grant: Grant | None
+    ) -> RegisterAnswer:
+        """:param grant: what the client's token permits, where the relay wants one.
+        :raises RegistrationRefused: nothing changed.
+        :raises DestinationRefused: nothing changed.
+        """
 
     def delete(self, registration_id: str) -> bool:
         """Whether there was one of that name."""
@@ -51,23 +60,29 @@ def create_app(
     service: RegistrationService,
     *,
     rate_limits: RateLimits | None = None,
+    guard: RegisterGuard | None = None,
     clock: Clock | None = None,
     listeners: Sequence[Address] = (),
     more: Sequence[BaseRoute] = (),
 ) -> Starlette:
     """Make the application. `clock` (seconds) is the running loop's unless given.
 
+    :param guard: has the rates of registrations; else they are `rate_limits` for each source.
     :param listeners: the relay's own addresses, for peers that want to ask at another one.
     :param more: what else is served.
     """
-    guard = RateGuard(rate_limits or RateLimits(), clock)
+    rates = guard or RegisterGuard(rate_limits or RateLimits(), clock=clock)
 
     async def register(request: Request) -> Response:
         body = await read_body(request)
         connection = connection_of(request)
         path = validated_path(connection)
-        guard.take(path, "registrations")
-        answer = _register(service, body, path, connection.id)
+        grant = grant_of(request)
+        rates.take_registration(path, grant)
+        try:
+            answer = _register(service, body, path, connection.id, grant)
+        except TokenOver as error:
+            return unauthorized(TokenRefused(TokenRefusal.EXPIRED, str(error)))
         return Response(answer.encode(), media_type="application/json")
 
     async def address(request: Request) -> Response:
@@ -100,14 +115,22 @@ async def _health(request: Request) -> Response:
 
 
 def _register(
-    service: RegistrationService, body: bytes, path: Path, holder: HolderId
+    service: RegistrationService,
+    body: bytes,
+    path: Path,
+    holder: HolderId,
+    grant: Grant | None,
 ) -> RegisterAnswer:
     try:
-        return service.register(RegisterRequest.decode(body), path, holder)
+        return service.register(RegisterRequest.decode(body), path, holder, grant)
     except MalformedRequest as error:
         raise Problem(400, str(error)) from None
+    except DestinationRefused as error:
+        raise Problem(403, str(error)) from None
     except RegistryFull as error:
         raise Problem(429, str(error), retry_after_s=error.retry_after_s) from None
+    except TokenOver:
+        raise
     except RegistrationRefused as error:
         raise Problem(409, str(error)) from None
 

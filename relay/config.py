@@ -15,14 +15,17 @@ from relay.forwarding.sockets import ListenRequest
 from relay.forwarding.supervisor import default_workers
 from relay.kernel.config import PREFIX as XDP_PREFIX
 from relay.kernel.config import KernelConfig
+from relay.limits import Limits
 from relay.logs import LEVELS, LogFormat
 from relay.settings.arguments import Parser, add_flags, flag_values
-from relay.settings.declare import section, setting
+from relay.settings.declare import Source, section, setting
 from relay.settings.kinds import (
     FilePath,
+    Flag,
     Integer,
     Seconds,
     Several,
+    Text,
     Unfit,
     members,
     quote,
@@ -54,17 +57,21 @@ Each setting can be said in three ways; a flag wins over a variable, that over t
   log-level = "debug"                   a line of the file (TOML); --xdp-iface is iface in [xdp]
 
 examples:
-  quicpipe-relay
+  quicpipe-relay token --new-secret token.secret
+  quicpipe-relay --token-secret-file token.secret
       every address of this machine, port {DEFAULT_PORT}, a certificate of its own making
-  quicpipe-relay --listen 192.0.2.1:443 --listen '[2001:db8::1]:443' \\
+  quicpipe-relay token --secret-file token.secret --ttl 1h
+      prints a token for a client
+  quicpipe-relay --listen 192.0.2.1:443 --listen '[2001:db8::1]:443' --open \\
       --certificate fullchain.pem --private-key privkey.pem
-      two addresses, with a certificate that peers can verify by name
+      two addresses, with a certificate that peers can verify by name; for everybody
   quicpipe-relay --listen 127.0.0.1:0
       on loopback, on a port that is free: the line on stdout says which
   {XDP_PREFIX}IFACE=eth0,eth1 quicpipe-relay
       forward in the kernel (Linux, as root; docs/kernel-path.md)
 
 commands, each with a --help of its own:
+  quicpipe-relay token          make a token, or the secret for tokens
   quicpipe-relay check-config   say whether all settings are right, and what they are
   quicpipe-relay xdp status     what the kernel does
   quicpipe-relay xdp detach     remove what forwards in the kernel
@@ -141,6 +148,35 @@ class Config:
         default_help="STATE_DIRECTORY, or quicpipe in XDG_STATE_HOME or ~/.local/state",
     )
     """None: neither the operator nor the environment names a place."""
+    token_secret_file: Path | None = setting(
+        None,
+        FilePath(),
+        "what clients' tokens are signed with; 'quicpipe-relay token' makes it, and tokens",
+        default_help="",
+        reload=True,
+    )
+    token_secret: str | None = setting(
+        None,
+        Text("a secret"),
+        "the same, itself",
+        secret=True,
+        sources=Source.ENVIRONMENT,
+        reload=True,
+    )
+    open: bool = setting(False, Flag(), "let everybody in, without a token")
+    revoked_file: Path | None = setting(
+        None,
+        FilePath(),
+        "ids of tokens that are not let in, one a line",
+        default_help="none",
+        reload=True,
+    )
+    allow_private: bool = setting(
+        False,
+        Flag(),
+        "take peers' addresses on loopback and private networks wherever the relay listens",
+        reload=True,
+    )
     lease_s: float = setting(
         RegistryLimits().lease_s,
         Seconds(_MIN_LEASE_S, _MAX_LEASE_S),
@@ -156,6 +192,7 @@ class Config:
     )
     log_format: LogFormat = setting(LogFormat.TEXT, members(LogFormat), "how log lines look")
     log_level: str = setting("info", words(LEVELS), "what is logged", reload=True)
+    limits: Limits = section(Limits(), "how much the relay takes on (docs/operating.md)")
     xdp: KernelConfig = section(
         KernelConfig(), "forwarding in the kernel (docs/kernel-path.md)", prefix=XDP_PREFIX
     )
@@ -172,6 +209,30 @@ class Config:
         if (self.certificate is None) != (self.private_key is None):
             given = "private_key" if self.certificate is None else "certificate"
             return given, "certificate and private-key belong together: give both, or neither"
+        return self._access_problem()
+
+    @property
+    def has_secret(self) -> bool:
+        """Whether clients need tokens."""
+        return self.token_secret_file is not None or self.token_secret is not None
+
+    @property
+    def is_on_loopback(self) -> bool:
+        """Whether nobody but this machine can reach the relay."""
+        return all(ipaddress.ip_address(each.address.host).is_loopback for each in self.listen)
+
+    def _access_problem(self) -> tuple[str, str] | None:
+        if self.token_secret_file is not None and self.token_secret is not None:
+            return "token_secret", "and token-secret-file are one too many: give one of them"
+        if self.open and self.has_secret:
+            return "open", "and a token secret contradict each other: give one of them"
+        if self.revoked_file is not None and not self.has_secret:
+            return "revoked_file", "is of no use without a token secret: give token-secret-file"
+        if not (self.open or self.has_secret or self.is_on_loopback):
+            return "token_secret_file", (
+                "is needed, for the relay listens beyond this machine: make one with"
+                " 'quicpipe-relay token --new-secret FILE'; or let everybody in with --open"
+            )
         return None
 
 

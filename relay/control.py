@@ -7,11 +7,15 @@ what changed. The processes and sockets are around it (relay/service.py), or a t
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
+from relay.access import Access
 from relay.app import create_app
 from relay.certificate import ServerCertificate
+from relay.core.admission import Grant
+from relay.core.destinations import DestinationRefused
 from relay.core.leases import LeaseSource
 from relay.core.limits import RateLimits
 from relay.core.path import Path
@@ -19,8 +23,11 @@ from relay.core.registry import HolderId, Record, Registry, RegistryLimits
 from relay.core.rendezvous import RendezvousLimits
 from relay.core.table import Change
 from relay.forwarding.feed import StateSource
+from relay.gate import Gate
 from relay.http3.server import Http3Counters, Http3Limits, Http3Server
+from relay.limits import Limits
 from relay.rendezvous_app import RendezvousApp
+from relay.requests import RegisterGuard
 from relay.slots_app import SlotsApp
 from relay.wire.address import Address
 from relay.wire.registration import RegisterAnswer, RegisterRequest
@@ -53,6 +60,7 @@ class Control:
         registry_limits: RegistryLimits | None = None,
         http3_limits: Http3Limits | None = None,
         rate_limits: RateLimits | None = None,
+        access: Access | None = None,
         rendezvous_limits: RendezvousLimits | None = None,
         restored: Iterable[Record] = (),
         listeners: Sequence[Address] = (),
@@ -60,10 +68,16 @@ class Control:
         """To be made and used in a running event loop; `start` before anything else.
 
         :param send: takes datagrams of HTTP/3; may drop them, never raises.
+        :param rate_limits: requests of one source, whatever `access` says.
         :param restored: registrations of an earlier run of this relay.
         :param listeners: the relay's own addresses, which it tells peers.
         """
         self._loop = asyncio.get_running_loop()
+        self._access = access = access or Access()
+        self._gate = Gate(access.verifier, max_requests=access.requests_per_token)
+        rate_limits = rate_limits or access.source_rate
+        self._guard = RegisterGuard(rate_limits, access.token_rate, access.total_rate)
+        self._refused = Counter[str]()
         self._registry = Registry(
             registry_limits or RegistryLimits(), new_id=lambda: secrets.token_hex(16)
         )
@@ -74,11 +88,13 @@ class Control:
         )
         self._slots = SlotsApp(rate_limits=rate_limits)
         self._server = Http3Server(
-            create_app(
-                self,
-                rate_limits=rate_limits,
-                listeners=listeners,
-                more=[*self._rendezvous.routes, *self._slots.routes],
+            self._gate.before(
+                create_app(
+                    self,
+                    guard=self._guard,
+                    listeners=listeners,
+                    more=[*self._rendezvous.routes, *self._slots.routes],
+                )
             ),
             certificate=certificate,
             send=send,
@@ -109,12 +125,20 @@ class Control:
         self._registry.seen(sources, self._loop.time())
         self._follow()
 
-    def register(self, request: RegisterRequest, path: Path, holder: HolderId) -> RegisterAnswer:
+    def register(
+        self,
+        request: RegisterRequest,
+        path: Path,
+        holder: HolderId,
+        grant: Grant | None = None,
+    ) -> RegisterAnswer:
         """Register, and tell the forwarders before the client is answered.
 
         :raises RegistrationRefused: nothing changed.
+        :raises DestinationRefused: nothing changed.
         """
-        answer = self._registry.register(request, path, holder, self._loop.time())
+        self._check_destination(path)
+        answer = self._registry.register(request, path, holder, self._loop.time(), grant)
         self._follow()
         return answer
 
@@ -125,7 +149,12 @@ class Control:
         return was_there
 
     def connection_moved(self, holder: HolderId, path: Path) -> None:
-        """An HTTP/3 connection has validated another path: its registrations follow."""
+        """An HTTP/3 connection has validated another path: its registrations follow, unless it is
+        one that the relay would not have registered."""
+        try:
+            self._check_destination(path)
+        except DestinationRefused:
+            return
         self._registry.move(holder, path)
         self._follow()
 
@@ -134,6 +163,36 @@ class Control:
         self._rendezvous.connection_closed(holder)
         self._registry.release(holder, self._loop.time())
         self._follow()
+
+    def change_access(self, access: Access) -> None:
+        """From now on these rules; what is revoked by them ends at once."""
+        self._access = access
+        self._gate.verifier = access.verifier
+        self._gate.max_requests = access.requests_per_token
+        self._guard.change_all(access.source_rate, access.token_rate, access.total_rate)
+        if access.verifier is not None:
+            self.revoke(access.verifier.revoked)
+
+    def change_limits(self, limits: Limits, lease_s: float) -> None:
+        """From now on these; what there is over them stays until it ends."""
+        self._registry.change_limits(limits.registry(lease_s))
+        self._server.change_limits(limits.http3())
+
+    def revoke(self, token_ids: Collection[str]) -> int:
+        """End what was registered by these tokens; returns how many registrations that were.
+
+        That they are not let in any more, `change_access` or `add_revoked` says.
+        """
+        count = self._registry.revoke(token_ids) if token_ids else 0
+        self._follow()
+        return count
+
+    def add_revoked(self, token_id: str) -> int:
+        """Revoke a token until the list is read again; returns how many registrations ended."""
+        verifier = self._access.verifier
+        if verifier is not None:
+            verifier.revoked |= {token_id}
+        return self.revoke({token_id})
 
     @property
     def state(self) -> StateSource:
@@ -160,9 +219,27 @@ class Control:
         """What the HTTP/3 server counted."""
         return self._server.counters
 
+    def refused_counters(self) -> Mapping[str, int]:
+        """What was not admitted or not registered, by reason."""
+        return {
+            **self._gate.refused,
+            **{reason.value: count for reason, count in self._registry.refused.items()},
+            **self._refused,
+            "too_often_by_source": self._guard.refused,
+            "too_often_by_token": self._guard.refused_token,
+            "too_often_in_all": self._guard.refused_total,
+        }
+
     def rendezvous_counters(self) -> Mapping[str, int]:
         """What the rendezvous and its slots counted."""
         return {**self._rendezvous.counters(), **self._slots.counters()}
+
+    def _check_destination(self, path: Path) -> None:
+        try:
+            self._access.destinations.check(path)
+        except DestinationRefused as error:
+            self._refused[error.reason.value] += 1
+            raise
 
     def _follow(self) -> None:
         """After each call of the registry: pass its changes on, and see when it next expires."""

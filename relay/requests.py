@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from relay.core.admission import Grant
 from relay.core.limits import RateLimiter, RateLimits, source_of
 from relay.core.path import Path
 from relay.core.registry import HolderId
@@ -54,13 +55,17 @@ class RateGuard:
     def __init__(self, limits: RateLimits, clock: Clock | None = None) -> None:
         """:param clock: the running loop's unless given."""
         self._limiter = RateLimiter(limits)
-        self._clock = clock
+        self._clock = clock or loop_time
         self.refused = 0
         """How many requests were too many."""
 
     def now(self) -> float:
         """The time on its clock, in seconds."""
-        return self._clock() if self._clock else asyncio.get_running_loop().time()
+        return self._clock()
+
+    def change(self, limits: RateLimits) -> None:
+        """From now on these."""
+        self._limiter.change(limits)
 
     def take(self, path: Path, what: str) -> str:
         """Count a request, and say which source it counts for (`limits.source_of`).
@@ -74,6 +79,56 @@ class RateGuard:
             self.refused += 1
             raise Problem(429, f"too many {what} from your address", retry_after_s=wait_s)
         return source
+
+
+class RegisterGuard(RateGuard):
+    """The rates of registrations: of one source, of one subject's tokens, and of everybody."""
+
+    def __init__(
+        self,
+        source: RateLimits,
+        token: RateLimits | None = None,
+        total: RateLimits | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        super().__init__(source, clock)
+        self._token = RateLimiter(token or _NO_LIMIT)
+        self._total = RateLimiter(total or _NO_LIMIT)
+        self.refused_token = self.refused_total = 0
+
+    def change_all(
+        self, source: RateLimits, token: RateLimits | None, total: RateLimits | None
+    ) -> None:
+        """From now on these."""
+        self.change(source)
+        self._token.change(token or _NO_LIMIT)
+        self._total.change(total or _NO_LIMIT)
+
+    def take_registration(self, path: Path, grant: Grant | None) -> None:
+        """Count a registration.
+
+        :raises Problem: 429.
+        """
+        self.take(path, "registrations")
+        if grant is not None:
+            own = grant.limits.registrations_per_minute
+            limits = None if own is None else RateLimits.of(own)
+            if wait_s := self._token.take(grant.subject, self.now(), limits):
+                self.refused_token += 1
+                detail = "too many registrations a minute for your token"
+                raise Problem(429, detail, retry_after_s=wait_s)
+        if wait_s := self._total.take("", self.now()):
+            self.refused_total += 1
+            detail = "the relay takes no more registrations in this minute"
+            raise Problem(429, detail, retry_after_s=wait_s)
+
+
+def loop_time() -> float:
+    """The running loop's clock, in seconds."""
+    return asyncio.get_running_loop().time()
+
+
+_NO_LIMIT = RateLimits(per_minute=1e9, burst=10**9, max_sources=1)
 
 
 def connection_of(request: Request) -> Connection:

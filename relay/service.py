@@ -9,16 +9,17 @@ from collections.abc import Coroutine, Sequence
 from datetime import UTC, datetime
 from pathlib import Path as FilePath
 
+from relay.access import Access, access_for, warn_of_risks
 from relay.certificate import CertificateError, ServerCertificate
 from relay.config import Config
 from relay.control import Control
 from relay.core.outcome import Outcome
 from relay.core.path import Path
-from relay.core.registry import RegistryLimits
 from relay.forwarding.sockets import Listener, ListenError, open_listeners
 from relay.forwarding.supervisor import PoolTimes, WorkerPool, WorkersFailed
 from relay.kernel.service import KernelRequired, KernelService
 from relay.logs import ALWAYS, discard
+from relay.tokens import TokenFileError
 
 logger = logging.getLogger(__name__)
 counters_logger = logging.getLogger(ALWAYS)
@@ -45,7 +46,11 @@ def run(config: Config) -> int:
     except (CertificateError, ListenError) as error:
         raise StartFailed(str(error)) from None
     try:
-        return asyncio.run(Relay(config, listeners, certificate).serve())
+        access = access_for(config, [listener.address for listener in listeners])
+        warn_of_risks(config)
+        return asyncio.run(Relay(config, listeners, certificate, access).serve())
+    except TokenFileError as error:
+        raise StartFailed(str(error)) from None
     except (KernelRequired, WorkersFailed) as error:
         raise StartFailed(str(error)) from None
     finally:
@@ -57,12 +62,17 @@ class Relay:
     """One running relay."""
 
     def __init__(
-        self, config: Config, listeners: Sequence[Listener], certificate: ServerCertificate
+        self,
+        config: Config,
+        listeners: Sequence[Listener],
+        certificate: ServerCertificate,
+        access: Access | None = None,
     ) -> None:
         """`listeners` stay the caller's, who closes them."""
         self._config = config
         self._listeners = listeners
         self._certificate = certificate
+        self._access = access
         self._answers_lost = 0
 
     async def serve(self) -> int:
@@ -84,7 +94,9 @@ class Relay:
             certificate=self._certificate,
             forwarders=[pool, *self._kernel.forwarders],
             send=self._send,
-            registry_limits=RegistryLimits(lease_s=self._config.lease_s),
+            registry_limits=self._config.limits.registry(self._config.lease_s),
+            http3_limits=self._config.limits.http3(),
+            access=self._access,
             restored=self._kernel.records,
             listeners=addresses,
         )
@@ -154,6 +166,7 @@ class Relay:
             "http3_handshakes": http3.handshakes,
             "http3_retried": http3.retried,
             "http3_requests": http3.requests,
+            **{f"refused_{why}": n for why, n in self._control.refused_counters().items()},
             **{f"http3_refused_{reason}": count for reason, count in http3.refused.items()},
             **{f"http3_failed_{reason}": count for reason, count in http3.failures.items()},
             **{

@@ -1,9 +1,11 @@
 """What a forwarder that outlives the relay wants to know of the registry, to give it back."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from .admission import Grant
 from .path import Path
 
 
@@ -18,6 +20,10 @@ class Record:
     path: Path
     lease_end: float
     connection_ids: frozenset[bytes]
+    grant: Grant | None = None
+    """By which token it was registered, if that is known still."""
+    valid_until: float = math.inf
+    """When it ends whatever happens."""
 
 
 class LeaseSource(Protocol):

@@ -21,11 +21,23 @@ class RateLimits:
     max_sources: int = 65_536
     """Sources remembered (about 200 bytes each); beyond it the one idle longest is forgotten."""
 
+    @classmethod
+    def of(cls, per_minute: int) -> "RateLimits":
+        """So many a minute, and half of them at once."""
+        return cls(per_minute, max(1, per_minute // 2))
+
 
 @dataclass(slots=True)
 class _Bucket:
     tokens: float
     at: float
+    rate: float
+    burst: int
+
+    def fill(self, now: float) -> float:
+        """The tokens that it has now."""
+        elapsed = max(0.0, now - self.at)
+        return min(self.burst, self.tokens + elapsed * self.rate)
 
 
 class RateLimiter:
@@ -35,39 +47,47 @@ class RateLimiter:
         """:raises ValueError: if a limit is not positive: nobody could ever ask."""
         if limits.per_minute <= 0 or limits.burst < 1 or limits.max_sources < 1:
             raise ValueError("a rate limit must be positive")
-        self._rate = limits.per_minute / 60.0
         self._limits = limits
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()  # least recently used first
 
     def __len__(self) -> int:
         return len(self._buckets)
 
-    def take(self, source: str, now: float) -> float:
-        """Ask once for `source`. Returns 0.0 if it may, else in how many seconds it may again."""
+    def take(self, source: str, now: float, own: RateLimits | None = None) -> float:
+        """Ask once for `source`. Returns 0.0 if it may, else in how many seconds it may again.
+
+        :param own: the limits of this source, if they are others than everybody's.
+        """
         self._forget_idle(now)
+        limits = own or self._limits
+        rate, burst = limits.per_minute / 60.0, limits.burst
         bucket = self._buckets.get(source)
         if bucket is None:
             if len(self._buckets) >= self._limits.max_sources:
                 self._buckets.popitem(last=False)
-            bucket = self._buckets[source] = _Bucket(self._limits.burst, now)
-        bucket.tokens = self._tokens(bucket, now)
-        bucket.at = now
+            bucket = self._buckets[source] = _Bucket(burst, now, rate, burst)
+        bucket.tokens = min(bucket.fill(now), burst)
+        bucket.at, bucket.rate, bucket.burst = now, rate, burst
         self._buckets.move_to_end(source)
         if bucket.tokens < 1.0:
-            return (1.0 - bucket.tokens) / self._rate
+            return (1.0 - bucket.tokens) / rate
         bucket.tokens -= 1.0
         return 0.0
 
-    def _tokens(self, bucket: _Bucket, now: float) -> float:
-        elapsed = max(0.0, now - bucket.at)
-        return min(self._limits.burst, bucket.tokens + elapsed * self._rate)
+    def change(self, limits: RateLimits) -> None:
+        """From now on these; what was used up stays so.
+
+        :raises ValueError: if one is not positive.
+        """
+        RateLimiter(limits)
+        self._limits = limits
 
     def _forget_idle(self, now: float) -> None:
         # A full bucket says no more than none at all. Two for each one that can come in: the
         # table shrinks back by itself, and no call pays for many.
         for _ in range(min(2, len(self._buckets))):
             source, bucket = next(iter(self._buckets.items()))
-            if self._tokens(bucket, now) < self._limits.burst:
+            if bucket.fill(now) < bucket.burst:
                 return
             del self._buckets[source]
 

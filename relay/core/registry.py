@@ -7,16 +7,16 @@ A registration is *held* while the HTTP/3 connection that made it lives; then it
 every packet from its address starts the lease anew.
 """
 
-import heapq
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from hashlib import blake2b
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from relay.wire.address import Address
-from relay.wire.connection_id import CONNECTION_ID_LENGTH, Towards, derive
+from relay.wire.connection_id import Towards, derive
 from relay.wire.registration import RegisterAnswer, RegisterRequest
 
+from .admission import Grant
+from .deadlines import Deadlines
 from .id_map import ConnectionIdMap
 from .leases import Record
 from .limits import source_of
@@ -27,8 +27,13 @@ from .quota import (
     RegistrationRefused,
     RegistryFull,
     RegistryLimits,
+    RegistryRefusal,
     SourceQuota,
+    TokenOver,
+    TokenQuota,
+    check_room,
 )
+from .registration import HolderId, Registration, key_digest
 from .table import Change, ConnectionIdsAdded, OwnerMoved, OwnerRemoved
 
 __all__ = [
@@ -39,39 +44,8 @@ __all__ = [
     "Registry",
     "RegistryFull",
     "RegistryLimits",
+    "RegistryRefusal",
 ]
-
-_FEW = 64
-"""Deleted registrations in the heap of leases that are not worth a sweep."""
-
-HolderId = int
-"""Names one HTTP/3 connection among those that live."""
-
-
-@dataclass(slots=True)
-class _Registration:
-    owner: int
-    id: str
-    key_digest: bytes
-    path: Path
-    lease_end: float
-    source: str
-    """Whose quota it counts for: mostly that of `path`."""
-    holder: HolderId | None = None
-    """The HTTP/3 connection that keeps it alive; None when that has ended."""
-    queued: bool = False
-    """Whether it stands in the heap of leases: once, however often it is extended."""
-    joined_ids: bytes = b""
-    """All its connection IDs, one after the other: a quarter of what a set of them takes."""
-
-    @property
-    def connection_ids(self) -> tuple[bytes, ...]:
-        ids, size = self.joined_ids, CONNECTION_ID_LENGTH
-        return tuple(ids[start : start + size] for start in range(0, len(ids), size))
-
-    @property
-    def count(self) -> int:
-        return len(self.joined_ids) // CONNECTION_ID_LENGTH
 
 
 class Registry:
@@ -81,16 +55,19 @@ class Registry:
         """`new_id` gives 128 random bits as 32 hexadecimal digits."""
         self._limits = limits
         self._new_id = new_id
-        self._by_key: dict[bytes, _Registration] = {}  # a key shown again is the same owner
-        self._by_id: dict[str, _Registration] = {}  # DELETE names it so
-        self._by_owner: dict[int, _Registration] = {}  # what the forwarders call it
+        self._by_key: dict[bytes, Registration] = {}  # a key shown again is the same owner
+        self._by_id: dict[str, Registration] = {}  # DELETE names it so
+        self._by_owner: dict[int, Registration] = {}  # what the forwarders call it
         self._by_cid = ConnectionIdMap()  # whether another key holds it
         self._by_holder = OwnerIndex[HolderId]()  # a connection moves or ends
         self._quota = SourceQuota(limits)
+        self._token_quota = TokenQuota(limits)
         self._by_source = OwnerIndex[Address]()  # packets from it extend these
-        self._leases: list[tuple[float, str]] = []  # heap of ids; times may be out of date
+        self._deadlines = Deadlines(self._by_id)
         self._free_owners: list[int] = []
         self._changes: list[Change] = []
+        self.refused = Counter[RegistryRefusal]()
+        """What was refused since the start, by reason."""
 
     def __len__(self) -> int:
         return len(self._by_owner)
@@ -101,15 +78,48 @@ class Registry:
         return len(self._by_cid)
 
     def register(
-        self, request: RegisterRequest, path: Path, holder: HolderId, now: float
+        self,
+        request: RegisterRequest,
+        path: Path,
+        holder: HolderId,
+        now: float,
+        grant: Grant | None = None,
     ) -> RegisterAnswer:
         """Make, extend or take over the registration of `request.key`. `path` is validated.
 
-        :raises ConnectionIdTaken: nothing changed.
-        :raises RegistryFull: nothing changed.
+        :param grant: what the client's token permits, where the relay wants one.
+        :raises RegistrationRefused: nothing changed but `refused`.
         """
-        digest = _key_digest(request)
+        try:
+            return self._register(request, path, holder, now, grant)
+        except RegistrationRefused as error:
+            self.refused[error.reason] += 1
+            raise
+
+    def change_limits(self, limits: RegistryLimits) -> None:
+        """From now on these; what there is over them stays until it ends."""
+        self._limits = self._quota.limits = self._token_quota.limits = limits
+
+    def revoke(self, token_ids: Collection[str]) -> int:
+        """End at once what came by these tokens; returns how many registrations that were."""
+        registrations = list(self._by_owner.values())
+        revoked = [each for each in registrations if each.token_id in token_ids]
+        for registration in revoked:
+            self._remove(registration)
+        return len(revoked)
+
+    def _register(
+        self,
+        request: RegisterRequest,
+        path: Path,
+        holder: HolderId,
+        now: float,
+        grant: Grant | None,
+    ) -> RegisterAnswer:
+        digest = key_digest(request)
         existing = self._by_key.get(digest)
+        if grant is not None and not (grant.is_fresh or (existing and existing.goes_on_by(grant))):
+            raise TokenOver
         wanted = {
             derive(request.key, counter, request.derivation, Towards.PEER)
             for counter in range(request.first, request.first + request.num)
@@ -119,14 +129,19 @@ class Registry:
         if not {None, owner}.issuperset(holders.values()):
             raise ConnectionIdTaken("another key holds a connection ID of this one")
         new = tuple(cid for cid, held_by in holders.items() if held_by is None)
-        self._check_room(existing, len(new))
+        held = existing.count if existing else None
+        check_room(self._limits, len(self._by_owner), len(self._by_cid), held, len(new))
         self._check_peer(existing, path.remote, holder)
+        if grant is not None:
+            before = existing.subject if existing else None
+            self._token_quota.check(grant, before, held or 0, len(new))
         source = self._choose_source(existing, path, len(new))
         registration = existing or self._create(digest, path, source)
         self._hold(registration, holder)
+        self._grant(registration, grant, now)
         self._move(registration, path, source)
         if new:
-            self._quota.add(source, 0, len(new))
+            self._count(registration, 0, len(new))
             registration.joined_ids += b"".join(new)
             self._by_cid.update(new, registration.owner)
             self._changes.append(ConnectionIdsAdded(registration.owner, new))
@@ -198,16 +213,14 @@ class Registry:
         """
         removed = 0
         for _ in range(at_most):
-            if not self._leases or self._leases[0][0] > now:
+            due = self._deadlines.next()
+            if due is None or due > now:
                 break
-            registration = self._by_id.get(heapq.heappop(self._leases)[1])
+            registration = self._deadlines.take()
             if registration is None:
                 continue
-            registration.queued = False
-            if registration.holder is not None:
-                continue  # queued again when it is released
-            if registration.lease_end > now:
-                self._queue(registration)
+            if registration.due > now:
+                self._deadlines.put(registration)
                 continue
             self._remove(registration)
             removed += 1
@@ -215,7 +228,7 @@ class Registry:
 
     def next_expiry(self) -> float | None:
         """When `expire` may next have something to do; None for never."""
-        return self._leases[0][0] if self._leases else None
+        return self._deadlines.next()
 
     def take_changes(self) -> list[Change]:
         """What changed since the last call, in order: the forwarders must follow it all."""
@@ -242,6 +255,8 @@ class Registry:
             registration.path,
             now + self._limits.lease_s if held else registration.lease_end,
             frozenset(registration.connection_ids),
+            registration.grant,
+            registration.valid_until,
         )
 
     def lease_ends(self, now: float) -> Iterator[tuple[int, float]]:
@@ -265,52 +280,34 @@ class Registry:
         for owner in self._by_owner:
             yield from self.describe(owner)
 
-    def _check_room(self, existing: _Registration | None, more: int) -> None:
-        limits = self._limits
-        held = existing.count if existing else 0
-        if existing is None and len(self._by_owner) >= limits.max_registrations:
-            raise RegistryFull("the relay has no room for more registrations", limits.retry_after_s)
-        if held + more > limits.max_connection_ids_per_registration:
-            raise RegistryFull(
-                f"one registration has at most {limits.max_connection_ids_per_registration} "
-                f"connection IDs; this one has {held}",
-                limits.retry_after_s,
-            )
-        if len(self._by_cid) + more > limits.max_connection_ids:
-            raise RegistryFull(
-                "the relay has no room for more connection IDs", limits.retry_after_s
-            )
-
-    def _check_peer(
-        self, existing: _Registration | None, remote: Address, holder: HolderId
-    ) -> None:
+    def _check_peer(self, existing: Registration | None, remote: Address, holder: HolderId) -> None:
         limit = self._limits.max_registrations_per_peer
         for held in (self._by_holder.get(holder), self._by_source.get(remote)):
             if len(held) >= limit and (existing is None or existing.owner not in held):
                 raise RegistryFull(
                     f"one peer has at most {limit} registrations; end some, or let them expire",
+                    RegistryRefusal.PEER_FULL,
                     self._limits.retry_after_s,
                 )
 
-    def _choose_source(self, existing: _Registration | None, path: Path, more: int) -> str:
-        if existing is None:
-            return self._quota.choose(path.remote, None, 0, more)
-        return self._quota.choose(path.remote, existing.source, existing.count, more)
+    def _choose_source(self, existing: Registration | None, path: Path, more: int) -> str:
+        before, held = (existing.source, existing.count) if existing else (None, 0)
+        return self._quota.choose(path.remote, before, held, more)
 
-    def _create(self, key_digest: bytes, path: Path, source: str) -> _Registration:
+    def _create(self, key_digest: bytes, path: Path, source: str) -> Registration:
         # With no number free, the numbers 0 to len - 1 are all in use.
         owner = self._free_owners.pop() if self._free_owners else len(self._by_owner)
-        registration = _Registration(owner, self._new_id(), key_digest, path, 0.0, source)
+        registration = Registration(owner, self._new_id(), key_digest, path, 0.0, source)
         self._insert(registration)
         return registration
 
-    def _insert(self, registration: _Registration) -> None:
+    def _insert(self, registration: Registration) -> None:
         owner, path = registration.owner, registration.path
         self._by_key[registration.key_digest] = registration
         self._by_id[registration.id] = registration
         self._by_owner[owner] = registration
         self._by_source.add(path.remote, owner)
-        self._quota.add(registration.source, 1, registration.count)
+        self._count(registration, 1, registration.count)
         self._changes.append(OwnerMoved(owner, path))
 
     def _may_restore(self, record: Record) -> bool:
@@ -326,22 +323,24 @@ class Registry:
         )
 
     def _restore(self, record: Record, lease_end: float) -> None:
-        registration = _Registration(
+        registration = Registration(
             record.owner,
             record.id,
             record.key_digest,
             record.path,
             lease_end,
             source_of(record.path.remote),
+            record.grant,
+            record.valid_until,
             joined_ids=b"".join(record.connection_ids),
         )
         self._insert(registration)
-        self._queue(registration)
+        self._deadlines.put(registration)
         self._by_cid.update(record.connection_ids, record.owner)
         if record.connection_ids:
             self._changes.append(ConnectionIdsAdded(record.owner, tuple(record.connection_ids)))
 
-    def _hold(self, registration: _Registration, holder: HolderId) -> None:
+    def _hold(self, registration: Registration, holder: HolderId) -> None:
         if registration.holder == holder:
             return
         if registration.holder is not None:
@@ -349,7 +348,28 @@ class Registry:
         registration.holder = holder
         self._by_holder.add(holder, registration.owner)
 
-    def _move(self, registration: _Registration, path: Path, source: str) -> None:
+    def _count(self, registration: Registration, registrations: int, connection_ids: int) -> None:
+        self._quota.add(registration.source, registrations, connection_ids)
+        self._token_quota.add(registration.subject, registrations, connection_ids)
+
+    def _grant(self, registration: Registration, grant: Grant | None, now: float) -> None:
+        """It counts for this token's subject from now on, and ends with the later of its tokens."""
+        before = registration.grant
+        if grant is None:
+            return
+        if before and registration.goes_on_by(grant) and before.expires > grant.expires:
+            return
+        if registration.subject != grant.subject:
+            self._token_quota.add(registration.subject, -1, -registration.count)
+            self._token_quota.add(grant.subject, 1, registration.count)
+        registration.grant = grant
+        registration.valid_until = now + grant.left_s
+        self._deadlines.put(registration)
+        if before is None or (before.token_id, before.limits) != (grant.token_id, grant.limits):
+            # What it may send may be another now: whoever follows the changes looks again.
+            self._changes.append(OwnerMoved(registration.owner, registration.path))
+
+    def _move(self, registration: Registration, path: Path, source: str) -> None:
         if registration.source != source:
             self._quota.add(registration.source, -1, -registration.count)
             self._quota.add(source, 1, registration.count)
@@ -361,20 +381,11 @@ class Registry:
         registration.path = path
         self._changes.append(OwnerMoved(registration.owner, path))
 
-    def _extend(self, registration: _Registration, now: float) -> None:
+    def _extend(self, registration: Registration, now: float) -> None:
         registration.lease_end = now + self._limits.lease_s
-        if registration.holder is None and not registration.queued:
-            self._queue(registration)
+        self._deadlines.put(registration)
 
-    def _queue(self, registration: _Registration) -> None:
-        registration.queued = True
-        heapq.heappush(self._leases, (registration.lease_end, registration.id))
-        # Those of deleted registrations stay in the heap until their time: bound them.
-        if len(self._leases) > 2 * len(self._by_owner) + _FEW:
-            self._leases = [lease for lease in self._leases if lease[1] in self._by_id]
-            heapq.heapify(self._leases)
-
-    def _remove(self, registration: _Registration) -> None:
+    def _remove(self, registration: Registration) -> None:
         owner = registration.owner
         del self._by_key[registration.key_digest]
         del self._by_id[registration.id]
@@ -383,11 +394,6 @@ class Registry:
         if registration.holder is not None:
             self._by_holder.discard(registration.holder, owner)
         self._by_source.discard(registration.path.remote, owner)
-        self._quota.add(registration.source, -1, -registration.count)
+        self._count(registration, -1, -registration.count)
         self._free_owners.append(owner)
         self._changes.append(OwnerRemoved(owner, registration.connection_ids))
-
-
-def _key_digest(request: RegisterRequest) -> bytes:
-    # The derivation is part of the identity: the same key under another gives other IDs.
-    return blake2b(request.key, digest_size=16, person=request.derivation.value.encode()).digest()

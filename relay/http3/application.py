@@ -11,6 +11,7 @@ from hypercorn.config import Config
 from hypercorn.typing import ASGIFramework, ConnectionState, LifespanState
 from starlette.types import ASGIApp
 
+from relay.http3.load import RequestLoad
 from relay.http3.report import Http3Report
 from relay.http3.requests import RequestServer
 
@@ -36,6 +37,7 @@ class Application:
             context=WorkerContext(max_requests=None),
             state=ConnectionState(self._state),
             report=report,
+            load=RequestLoad(),
         )
 
     async def start(self) -> None:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from relay.wire.registration import MAX_BODY
+
 
 @dataclass(frozen=True, slots=True)
 class Http3Limits:
@@ -25,6 +27,12 @@ class Http3Limits:
     """Request streams that a client may have open at once."""
     max_requests: int = 8
     """Requests of one connection that the application works on at once; beyond it: 429."""
+    max_requests_per_source: int = 2_000
+    """Requests of one source, likewise."""
+    max_requests_in_all: int = 20_000
+    """Requests of everybody, likewise; a long poll that waits costs about 20 kB."""
+    max_body: int = MAX_BODY
+    """Bytes of a request's body."""
     request_timeout_s: float = 10.0
     """Seconds for a request to arrive whole."""
     answer_timeout_s: float = 35.0

@@ -58,6 +58,11 @@ class Failure(StrEnum):
     """The client reset or stopped its request before it was answered."""
     BAD_REQUEST = "bad_request"
     """Answered with a problem before it reached the application."""
+    BODY_TOO_LARGE = "body_too_large"
+    """So is each of these: 413, or 429."""
+    TOO_MANY_OF_CONNECTION = "requests_of_connection_full"
+    TOO_MANY_OF_SOURCE = "requests_of_source_full"
+    TOO_MANY_REQUESTS = "requests_full"
     SEND_FAILED = "send_failed"
     """The caller's `send` raised."""
 

@@ -1,19 +1,18 @@
 """The requests of one HTTP/3 connection, from frames to the ASGI application and back.
 
-Hypercorn's H3Protocol and HTTPStream do the work, and this module is the only one that touches
-their internals. Stock, one client can stop their server for everybody; so a request is held here
-until it is whole (it is small), and only then does the application run, in a task that ends with
-the request. docs/protocol.md §3; RFC 9114.
+Hypercorn's H3Protocol and HTTPStream do the work, and this module and exchange.py are the only
+ones that touch their internals. Stock, one client can stop their server for everybody; so a request
+is held here until it is whole (it is small), and only then does the application run, in a task that
+ends with the request. docs/protocol.md §3; RFC 9114.
 """
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from functools import partial
 from http import HTTPStatus
-from typing import Any, Protocol, Self, cast
+from typing import Protocol
 
 from aioquic.h3.events import DataReceived, H3Event, HeadersReceived
 from aioquic.quic.connection import stream_is_unidirectional
@@ -22,25 +21,22 @@ from hypercorn.config import Config
 from hypercorn.protocol.events import Body, EndBody, Request
 from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.h3 import H3Protocol
-from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
 from hypercorn.typing import (
     AppWrapper,
-    ASGIReceiveEvent,
-    ASGISendEvent,
     ConnectionState,
-    HTTPScope,
-    Scope,
     WorkerContext,
 )
 from hypercorn.utils import filter_pseudo_headers
 
+from relay.core.limits import source_of
+from relay.http3.exchange import ApplicationRun, Exchange
 from relay.http3.frames import FrameConnection
 from relay.http3.limits import Http3Limits
+from relay.http3.load import RequestLoad
 from relay.http3.quic import HostConnection
 from relay.http3.report import Failure, Http3Report
 from relay.problem import PROBLEM_TYPE, problem_body
 from relay.requests import CONNECTION_EXTENSION, Connection
-from relay.wire.registration import MAX_BODY
 
 H3_NO_ERROR = 0x100
 _H3_INTERNAL_ERROR = 0x102
@@ -78,6 +74,7 @@ class RequestServer:
     context: WorkerContext
     state: ConnectionState
     report: Http3Report
+    load: RequestLoad
 
 
 class _Stage(Enum):
@@ -94,6 +91,8 @@ class _Request:
     headers: list[tuple[bytes, bytes]] | None = None
     body: bytearray = field(default_factory=bytearray)
     task: asyncio.Task[None] | None = None
+    source: str = ""
+    """Whom it counts for (`relay.core.limits.source_of`); empty: it is just moving."""
 
 
 class Requests(H3Protocol):
@@ -196,19 +195,40 @@ class Requests(H3Protocol):
             self._refuse(request, 400, "the method is not a token of at most 32 characters")
         elif not _PATH.fullmatch(pseudo.get(b":path", b"")):
             self._refuse(request, 400, "expected a path that begins with / and is ASCII")
-        elif any(name == b"content-length" and int(value) > MAX_BODY for name, value in headers):
-            self._refuse(request, 413, f"the body may have at most {MAX_BODY} bytes")
+        elif any(
+            name == b"content-length" and int(value) > self._limits.max_body
+            for name, value in headers
+        ):
+            self._refuse_body(request)
         elif self._running >= self._limits.max_requests:
-            self._refuse(request, 429, "too many requests at once on this connection")
+            detail = "too many requests at once on this connection"
+            self._refuse(request, 429, detail, Failure.TOO_MANY_OF_CONNECTION)
+        else:
+            self._check_load(request)
+
+    def _check_load(self, request: _Request) -> None:
+        path = self._view.validated_path
+        request.source = source_of(path.remote) if path is not None else ""
+        match self._shared.load.why_full(request.source, self._limits):
+            case Failure.TOO_MANY_OF_SOURCE as reason:
+                self._refuse(request, 429, "too many requests at once from your address", reason)
+            case Failure() as reason:
+                self._refuse(request, 429, "the relay works on too many requests", reason)
 
     def _take_body(self, request: _Request, data: bytes) -> None:
-        if len(request.body) + len(data) > MAX_BODY:
-            self._refuse(request, 413, f"the body may have at most {MAX_BODY} bytes")
+        if len(request.body) + len(data) > self._limits.max_body:
+            self._refuse_body(request)
         else:
             request.body += data
 
-    def _refuse(self, request: _Request, status: int, detail: str) -> None:
-        self._shared.report.fail(Failure.BAD_REQUEST)
+    def _refuse_body(self, request: _Request) -> None:
+        detail = f"the body may have at most {self._limits.max_body} bytes"
+        self._refuse(request, 413, detail, Failure.BODY_TOO_LARGE)
+
+    def _refuse(
+        self, request: _Request, status: int, detail: str, reason: Failure = Failure.BAD_REQUEST
+    ) -> None:
+        self._shared.report.fail(reason)
         self._answer_problem(request.stream_id, status, detail)
         # RFC 9114 §4.1: answered before it is whole, so the rest need not be sent.
         self._quic.refuse_rest(request.stream_id, H3_NO_ERROR)
@@ -234,13 +254,14 @@ class Requests(H3Protocol):
         request.timeout.cancel()
         request.timeout = self._set_timeout(request.stream_id, self._limits.answer_timeout_s)
         self._running += 1
+        self._shared.load.add(request.source, 1)
         self._shared.report.requests += 1
         request.task = self._loop.create_task(self._serve(request))
 
     async def _serve(self, request: _Request) -> None:
         path = self._view.validated_path
-        run = _ApplicationRun({CONNECTION_EXTENSION: self._view})
-        stream = _Exchange(
+        run = ApplicationRun({CONNECTION_EXTENSION: self._view})
+        stream = Exchange(
             self.app,
             self.config,
             self.context,
@@ -269,8 +290,7 @@ class Requests(H3Protocol):
         elif self._quic.can_send(request.stream_id):
             self._quic.reset(request.stream_id, _H3_INTERNAL_ERROR)  # begun, but not finished
             self._view.schedule_flush()
-        request.task = None
-        self._running -= 1
+        self._forget_task(request)
         self._drop(request)
         self._requests.pop(request.stream_id, None)
 
@@ -327,55 +347,9 @@ class Requests(H3Protocol):
         request.body.clear()
         if request.task is not None:
             request.task.cancel()
-            request.task = None
-            self._running -= 1
+            self._forget_task(request)
 
-
-class _Exchange(HTTPStream):
-    """One request and its response, in the terms of ASGI."""
-
-    @property
-    def is_unanswered(self) -> bool:
-        """Whether the application has not begun to answer."""
-        return self.state is ASGIHTTPState.REQUEST
-
-
-class _ApplicationRun:
-    """Hypercorn's TaskGroup for one run of the application, by whoever calls it."""
-
-    def __init__(self, extensions: dict[str, Any]) -> None:
-        self._extensions = extensions
-        self._run: Callable[[], Awaitable[None]] | None = None
-
-    async def __call__(self) -> None:
-        """Run the application, after HTTPStream has taken the whole request."""
-        if self._run is not None:
-            await self._run()
-
-    async def spawn_app(
-        self,
-        app: AppWrapper,
-        config: Config,
-        scope: Scope,
-        send: Callable[[ASGISendEvent | None], Awaitable[None]],
-    ) -> Callable[[ASGIReceiveEvent], Awaitable[None]]:
-        """Called by HTTPStream when it has made the scope."""
-        queue: asyncio.Queue[ASGIReceiveEvent] = asyncio.Queue()
-        # Hypercorn's own extensions (push, early hints, trailers) are not offered.
-        cast(HTTPScope, scope)["extensions"] = self._extensions
-        self._run = partial(app, scope, queue.get, send, _not_for_asgi, _not_for_asgi)
-        return queue.put
-
-    def spawn(self, func: Callable[..., Any], *args: Any) -> None:
-        """Hypercorn's HTTPStream does not use it."""
-        _not_for_asgi()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *exception: object) -> None:
-        pass
-
-
-def _not_for_asgi(*_: object) -> None:
-    raise NotImplementedError("only WSGI applications need threads")
+    def _forget_task(self, request: _Request) -> None:
+        request.task = None
+        self._running -= 1
+        self._shared.load.add(request.source, -1)

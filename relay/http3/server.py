@@ -88,6 +88,10 @@ class Http3Server:
         await self._application.start()
         self._is_running = True
 
+    def change_limits(self, limits: Http3Limits) -> None:
+        """From now on these; connections that there are keep theirs."""
+        self._limits = self._table.limits = limits
+
     async def stop(self) -> None:
         """Tell all clients, end all connections and requests, stop the application.
 

@@ -26,7 +26,8 @@ class ConnectionTable:
     """All connections that live. One type owns all their indexes."""
 
     def __init__(self, limits: Http3Limits) -> None:
-        self._limits = limits
+        self.limits = limits
+        """May be replaced: then they hold for what is to come."""
         self._entries: dict[ClientConnection, _Entry] = {}
         self._by_cid: dict[bytes, ClientConnection] = {}  # connection IDs that we issued
         # A client makes up the first connection ID: so it counts for its address only, and no
@@ -58,7 +59,7 @@ class ConnectionTable:
 
     def why_no_room(self, admitted: Admitted, path: Path, waiting: int) -> Refused | None:
         """The bound that forbids another connection, besides `waiting` ones; None if none does."""
-        limits = self._limits
+        limits = self.limits
         if len(self._entries) + waiting >= limits.max_connections:
             return Refused.NO_ROOM
         if self.half_open + waiting >= limits.max_half_open:

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -42,8 +42,13 @@ class RelayProcess:
         *hosts: str,
         workers: int = 2,
         options: Sequence[str] = (),
+        variables: Mapping[str, str] | None = None,
     ) -> None:
-        """It keeps its certificate in `state`, and logs there; `hosts` are literal addresses."""
+        """It keeps its certificate in `state`, and logs there; `hosts` are literal addresses.
+
+        :param variables: more of its environment.
+        """
+        self._variables = dict(variables or {})
         self._state = state
         self._workers = workers
         self._options = tuple(options)
@@ -79,12 +84,14 @@ class RelayProcess:
         """
         command = [PYTHON, "-m", "relay", "--log-format", "json", *self._options]
         command += ["--workers", str(self._workers)]
+        if not any(each.startswith("--token-secret") for each in self._options):
+            command += ["--open"]
         for each in self._listen:
             command += ["--listen", str(each)]
         with open(self._log, "ab") as log:
             self._process = subprocess.Popen(
                 command,
-                env=environment(XDG_STATE_HOME=str(self._state)),
+                env=environment(XDG_STATE_HOME=str(self._state), **self._variables),
                 cwd=self._state,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -120,6 +127,21 @@ class RelayProcess:
         process.wait(PATIENCE_S)
         if process.stdout:
             process.stdout.close()
+
+    @property
+    def pid(self) -> int:
+        """Of its control process.
+
+        :raises RuntimeError: it does not run.
+        """
+        if self._process is None:
+            raise RuntimeError("the relay does not run")
+        return self._process.pid
+
+    def check_runs(self) -> None:
+        """:raises RuntimeError: it does not run, or has ended by itself."""
+        if self._process is None or self._process.poll() is not None:
+            raise RuntimeError(f"the relay has ended: {self._log.read_text()[-2000:]}")
 
     def worker_pids(self) -> list[int]:
         """The processes that forward now."""

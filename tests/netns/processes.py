@@ -56,7 +56,7 @@ class RelayProcess:
             QUICPIPE_XDP_REQUIRE="1",
             QUICPIPE_XDP_CONNECTION_IDS=str(CONNECTION_IDS),
         )
-        options = ["--listen", str(listen), "--lease", str(lease_s), "--workers", "1"]
+        options = ["--open", "--listen", str(listen), "--lease", str(lease_s), "--workers", "1"]
         self._command = command(host, "-m", "relay", "--log-format", "json", *options)
         self._log = folder / "relay.log"
         self._process: subprocess.Popen[str] | None = None

@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from relay.app import create_app
 from relay.certificate import ServerCertificate
+from relay.core.admission import Grant
 from relay.core.path import Path
 from relay.core.registry import HolderId
 from relay.http3.server import Http3Limits, Http3Server
@@ -58,7 +59,13 @@ class Service:
         self.deleted: list[str] = []
         self.error: Exception | None = None
 
-    def register(self, request: RegisterRequest, path: Path, holder: HolderId) -> RegisterAnswer:
+    def register(
+        self,
+        request: RegisterRequest,
+        path: Path,
+        holder: HolderId,
+        grant: Grant | None = None,
+    ) -> RegisterAnswer:
         if self.error is not None:
             raise self.error
         self.registered.append((request, path, holder))

@@ -11,7 +11,7 @@ from starlette.types import Message, Scope
 from relay.app import create_app
 from relay.core.limits import RateLimits
 from relay.core.path import Path
-from relay.core.registry import ConnectionIdTaken, RegistryFull
+from relay.core.registry import ConnectionIdTaken, RegistryFull, RegistryRefusal
 from relay.requests import CONNECTION_EXTENSION
 from relay.wire.address import Address
 from relay.wire.outside import AddressAnswer
@@ -183,7 +183,7 @@ def test_connection_id_of_another_key() -> None:
 
 def test_full_registry() -> None:
     relay = Relay()
-    relay.service.error = RegistryFull("no room", retry_after_s=2.1)
+    relay.service.error = RegistryFull("no room", RegistryRefusal.FULL, retry_after_s=2.1)
     answer = relay.register()
     answer.assert_problem(429, "no room")
     assert answer.headers["retry-after"] == "3"

@@ -5,9 +5,12 @@ from pathlib import Path
 import pytest
 
 from relay.config import DEFAULT_LISTEN, Config, parse_config, state_directory
+from relay.core.limits import RateLimits
 from relay.core.registry import RegistryLimits
 from relay.forwarding.sockets import ListenRequest
 from relay.forwarding.supervisor import default_workers
+from relay.http3.limits import Http3Limits
+from relay.limits import Limits
 from relay.logs import LogFormat
 from relay.wire.address import Address
 
@@ -15,8 +18,9 @@ HOME = {"HOME": "/home/somebody"}
 
 
 def test_defaults() -> None:
-    assert parse_config([], HOME) == Config(
+    assert parse_config(["--open"], HOME) == Config(
         listen=DEFAULT_LISTEN,
+        open=True,
         state_directory=Path("/home/somebody/.local/state/quicpipe"),
         workers=default_workers(),
     )
@@ -55,7 +59,7 @@ def test_everything_can_be_chosen() -> None:
     ],
 )
 def test_listen_addresses_are_canonical(text: str, address: Address) -> None:
-    assert parse_config(["--listen", text], {}).listen == (ListenRequest(address),)
+    assert parse_config(["--listen", text, "--open"], {}).listen == (ListenRequest(address),)
 
 
 @pytest.mark.parametrize(
@@ -126,3 +130,72 @@ def test_where_state_is_kept(environment: dict[str, str], expected: str) -> None
 
 def test_without_a_home_there_is_no_state() -> None:
     assert state_directory({}) is None
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "",
+        "--listen 192.0.2.1:4433",
+        "--listen 127.0.0.1:4433 --listen 192.0.2.1:4433",
+        "--listen [::]:4433",
+        "--no-open",
+    ],
+)
+def test_beyond_loopback_it_does_not_start_open(
+    arguments: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        parse_config(arguments.split(), {})
+    assert exit_.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("quicpipe-relay: error: token-secret-file: is needed")
+    assert "--new-secret" in line
+    assert "--open" in line
+    assert parse_config([*arguments.replace("--no-open", "").split(), "--open"], {}).open
+    secret = parse_config([*arguments.split(), "--token-secret-file", "s"], {})
+    assert secret.token_secret_file == Path("s")
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:0", "127.9.9.9:4433", "[::1]:4433"])
+def test_on_loopback_it_may(listen: str) -> None:
+    assert not parse_config(["--listen", listen], {}).open
+
+
+def test_the_secret_comes_from_the_environment_and_is_not_shown() -> None:
+    config = parse_config([], {"QUICPIPE_RELAY_TOKEN_SECRET": "s3cr3t" * 8})
+    assert config.token_secret == "s3cr3t" * 8
+    assert "s3cr3t" not in repr(config)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "expected"),
+    [
+        ("--token-secret s", {}, "unrecognized arguments"),
+        ("--open --token-secret-file s", {}, "--open: and a token secret contradict each other"),
+        ("--token-secret-file s", {"QUICPIPE_RELAY_TOKEN_SECRET": "t"}, "are one too many"),
+        ("--open --revoked-file r", {}, "--revoked-file: is of no use without"),
+        ("--open --limits-body 4097", {}, "is not an amount from 256 to 4096"),
+        ("--open --limits-bytes-per-s 999", {}, "is not 0 or a rate from 1000"),
+        ("--open --limits-registrations 0", {}, "'0' is not a number from 1"),
+        ("--open --limits-half-open 3", {}, "is more than half-open"),
+    ],
+)
+def test_access_that_makes_no_sense(
+    arguments: str,
+    environment: dict[str, str],
+    expected: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        parse_config(arguments.split(), environment)
+    assert exit_.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert expected in line
+
+
+def test_limits_have_the_defaults_of_the_parts_that_keep_them() -> None:
+    limits = Limits()
+    assert limits.registry(180.0) == RegistryLimits()
+    assert limits.http3() == Http3Limits()
+    assert limits.source_rate() == RateLimits()

@@ -223,7 +223,7 @@ def test_many_leases_that_end_together_do_so_in_steps() -> None:
         async with scene() as here:
             for each in range(2500):
                 request = RegisterRequest(each.to_bytes(16, "big"), 1)
-                path = path_of(each, f"10.0.0.{each % 10}")
+                path = path_of(1 + each, f"10.0.0.{each % 10}")
                 here.control.register(request, path, holder=-1 - each)
                 here.control.connection_closed(-1 - each)
             await asyncio.sleep(LEASE + 0.001)

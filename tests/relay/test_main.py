@@ -124,7 +124,7 @@ def test_says_where_it_listens_and_ends_when_told(run: Run, number: int) -> None
 
 @needs_ipv6
 def test_wildcards_on_any_port_have_the_same(run: Run) -> None:
-    process = run("--listen", "0.0.0.0:0", "--listen", "[::]:0")
+    process = run("--listen", "0.0.0.0:0", "--open", "--listen", "[::]:0")
     (v4, v6) = ready(process)
     assert v4[1] == v6[1]
     assert end(process)[0] == 0
@@ -182,7 +182,7 @@ def test_the_address_is_in_use(run: Run) -> None:
     ("arguments", "code", "expected"),
     [
         (["--listen", "localhost:1"], 2, "names are not looked up"),
-        (["--listen", "192.0.2.1:0"], 1, "this machine has no such address"),
+        (["--listen", "192.0.2.1:0", "--open"], 1, "this machine has no such address"),
         ([*LOOPBACK, "--certificate", "/nonexistent", "--private-key", "/nonexistent"], 1, "/none"),
     ],
 )

@@ -335,8 +335,8 @@ def test_a_secret_is_not_in_what_a_dataclass_says_of_itself(tmp_path: Path) -> N
 
 def test_what_changed() -> None:
     before, after = (
-        parse_config([], {}),
-        parse_config(["--lease", "9", "--xdp-require"], {"QUICPIPE_XDP_IFACE": "lo"}),
+        parse_config(["--open"], {}),
+        parse_config(["--open", "--lease", "9", "--xdp-require"], {"QUICPIPE_XDP_IFACE": "lo"}),
     )
     assert [each.key for each in changed(before, after)] == ["lease", "xdp.iface", "xdp.require"]
 
@@ -345,7 +345,7 @@ def test_a_file_is_read_again(tmp_path: Path) -> None:
     file = tmp_path / "relay.toml"
     file.write_text("lease = 5")
     environment = {"QUICPIPE_RELAY_CONFIG": str(file)}
-    chosen = choose(config_parser(), ["--workers", "3"], environment)
+    chosen = choose(config_parser(), ["--workers", "3", "--open"], environment)
     assert chosen.load().settings.lease_s == 5.0
     file.write_text("lease = '6s'\nworkers = 9")
     assert chosen.load().settings.lease_s == 6.0
@@ -377,13 +377,13 @@ def test_check_config_says_what_is_set(tmp_path: Path) -> None:
         "  lease = 3600  (QUICPIPE_RELAY_LEASE)",
         f"  xdp.mode = generic  ({file}: xdp.mode)",
     ]
-    everything = check_config("--all").stdout.splitlines()
+    everything = check_config("--all", "--open").stdout.splitlines()
     assert len(everything) == 1 + sum(len(group.settings) for group in sections(Config))
 
 
 def test_check_config_says_what_is_wrong(tmp_path: Path) -> None:
     file = tmp_path / "relay.toml"
-    file.write_text('certificate = "c.pem"\nprivate-key = "c.pem"\n')
+    file.write_text('open = true\ncertificate = "c.pem"\nprivate-key = "c.pem"\n')
     for arguments, expected in (
         (("--config", str(file)), f"{tmp_path}/c.pem: there is no such file"),
         (("--config", "/nonexistent"), "/nonexistent: there is no such file"),

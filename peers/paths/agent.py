@@ -108,8 +108,8 @@ class PathAgent:
         self._due = now
         if probe.kind is ProbeKind.RESPONSE:
             return self._answered(probe, socket, source, now)
-        engine.prober.respond(probe, socket, source, now)
         pair = engine.pair_of(socket, source)
+        engine.prober.respond(probe, socket, source, pair, now)
         if pair is not None:
             engine.authentic.add((socket, source), now)
             pair.request_came(now)
@@ -243,6 +243,9 @@ class PathAgent:
             return True
         engine.authentic.add((socket, source), now)
         pair.answer_came(awaited.size, awaited.sent_at, now)
+        if response.challenge:
+            pair.request_came(now)
+            engine.prober.answer_challenge(response, socket, source, now)
         if pair is engine.usage.pair and engine.usage.watch is not None:
             engine.usage.watch.answered(awaited.sent_at, now)
         return True

@@ -31,6 +31,8 @@ class Checklist:
     def __init__(self) -> None:
         self.pairs: dict[Key, Pair] = {}
         self.refused: Counter[str] = Counter()
+        self._named: dict[Address, Kind] = {}  # those taken of the latest list
+        self._unformed: set[Key] = set()  # the pairs that `reflexive` made
         self._known: dict[Address, None] = {}
         self._new = Allowance(NEW_BURST, NEW_PER_S)
         self._refused_now: dict[Address, Refusal] = {}  # each is counted once
@@ -43,6 +45,7 @@ class Checklist:
         """
         named = list(named)
         taken = self._admit(view, named, now)
+        self._named = {address: each.kind for address, each in taken.items()}
         self._remove(lambda pair: self._is_over(pair, taken))
         new = []
         for candidate in sorted(taken.values(), key=_priority, reverse=True):
@@ -52,6 +55,7 @@ class Checklist:
                 key = (socket, candidate.address)
                 if key in self.pairs:
                     self.pairs[key].kind = candidate.kind
+                    self._unformed.discard(key)
                 else:
                     new.append(Pair(socket, candidate.address, candidate.kind))
                     self.pairs[key] = new[-1]
@@ -73,15 +77,18 @@ class Checklist:
         if refusal is not None:
             self.refused[refusal] += 1
             return None
-        others = [each for each in self.pairs.values() if each.kind is Kind.REFLEXIVE]
+        others = [each for key, each in self.pairs.items() if key in self._unformed]
         if len(others) >= MAX_REFLEXIVE:
             idle = [each for each in others if not each.is_valid]
             if not idle:
                 self.refused[Refusal.TOO_MANY] += 1
                 return None
             oldest = min(idle, key=lambda each: each.heard_at or 0.0)
-            del self.pairs[oldest.socket, oldest.address]
-        made = self.pairs[socket, source] = Pair(socket, source, Kind.REFLEXIVE)
+            self._remove(lambda pair: pair is oldest)
+        # A named address may come to a socket that is opened for birthday probing.
+        kind = self._named.get(source, Kind.REFLEXIVE)
+        made = self.pairs[socket, source] = Pair(socket, source, kind)
+        self._unformed.add((socket, source))
         return made
 
     def start_round(self, offsets: tuple[float, ...], now: float) -> None:
@@ -90,7 +97,7 @@ class Checklist:
         for pair in self.pairs.values():
             if pair.is_valid:
                 pair.check_at = now
-            elif pair.answered_at is None:
+            elif pair.answered_at is None and (pair.kind is not Kind.REFLEXIVE or pair.has_worked):
                 pair.plan(now, offsets)
 
     def run(self, prober: Prober, now: float) -> None:
@@ -136,12 +143,13 @@ class Checklist:
 
     @staticmethod
     def _is_over(pair: Pair, taken: dict[Address, RemoteCandidate]) -> bool:
-        named = pair.kind is not Kind.REFLEXIVE
-        return named and pair.address not in taken and not pair.is_valid
+        was_named = pair.kind is not Kind.REFLEXIVE
+        return was_named and pair.address not in taken and not pair.is_valid
 
     def _remove(self, is_over: Callable[[Pair], bool]) -> None:
         for key in [key for key, pair in self.pairs.items() if is_over(pair)]:
             del self.pairs[key]
+            self._unformed.discard(key)
 
 
 def _priority(candidate: RemoteCandidate) -> tuple[int, int]:

@@ -78,10 +78,10 @@ class Engine:
         if named is not None:
             self._take_candidates(named, now)
         self.prober.expire(now)
+        self._run_birthday(now)
         if self.knowledge.can_search:
             self._run_rounds(now)
         self.checklist.run(self.prober, now)
-        self._run_birthday(now)
         self._run_watch(now)
         self._select(now)
         for pair in keep_up(self.checklist.valid(), self.usage.pair, now):
@@ -103,7 +103,7 @@ class Engine:
         if self.usage.watch is not None:
             dues.append(self.usage.watch.next_due())
         if self.knowledge.can_search:
-            dues.append(self.search.next_due())
+            dues.append(self.search.next_due(is_held=self.birthday.is_active))
         return min((each for each in dues if each is not None), default=NEVER)
 
     def begin_round(self, number: int, now: float) -> None:

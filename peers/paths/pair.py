@@ -81,12 +81,16 @@ class Pair:
             self.state = PairState.PROBING
 
     def request_came(self, now: float) -> None:
-        """Theirs reach us. If ours is not answered yet, try now: their NAT is open."""
+        """Theirs reach us. If ours is not answered yet, try now: their NAT is open.
+
+        An address that nobody has named is sent nothing but answers, which are requests, too.
+        """
         self.received += 1
         self.heard_at = now
+        may_ask = self.kind is not Kind.REFLEXIVE or self.has_worked
         if self.state in (PairState.WAITING, PairState.FAILED):
-            self.plan(now, TRIGGERED)
-        elif self.state is PairState.PROBING and self._left_for(now) > TRIGGERED[1]:
+            self.plan(now, TRIGGERED if may_ask else ())
+        elif self.state is PairState.PROBING and may_ask and self._left_for(now) > TRIGGERED[1]:
             self._plan.appendleft(now)
         self._settle(now)
 
@@ -144,7 +148,7 @@ class Pair:
         """The size of the request that is due now; None: none is. It counts as sent."""
         if self._large_at is not None and self._large_at <= now:
             if self._large_tries >= LARGE_TRIES:
-                self.fail("64 bytes pass, 1,200 do not", now)
+                self.fail("small probes pass, 1,200 bytes do not", now)
                 return None
             pause = max(LARGE_INTERVAL_S, 1.5 * (self.round_trip_s or 0.0))
             self._large_at = now + pause * min(2**self._large_tries, 4)

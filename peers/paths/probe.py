@@ -20,7 +20,7 @@ ID_LENGTH = 12
 TRANSACTION_LENGTH = 8
 """Random and so unforeseeable: who answers has received (RFC 9000 §8.2.1)."""
 
-SMALL = 64
+SMALL = 72
 """Bytes of a probe to an address that has not answered yet."""
 LARGE = 1200
 """Bytes of a probe that proves that a QUIC packet passes (RFC 9000 §14)."""
@@ -37,9 +37,12 @@ MAX_NUMBER = 2**32 - 1
 _FIXED_BIT = 0x40
 _HEADER = 1 + ID_LENGTH
 _TAG = 16
-_BODY = 2 + TRANSACTION_LENGTH + 1 + 16 + 2
-"""Kind, flags, transaction; then family, IP and port, which are zero in a request."""
+_ADDRESS_AT = 2 + TRANSACTION_LENGTH
+_CHALLENGE_AT = _ADDRESS_AT + 1 + 16 + 2
+_BODY = _CHALLENGE_AT + TRANSACTION_LENGTH
+"""Kind, flags, transaction; then family, IP, port and challenge, which are zero in a request."""
 _USE_FLAG = 0x01
+_CHALLENGE_FLAG = 0x02
 
 
 class ProbeKind(IntEnum):
@@ -60,6 +63,8 @@ class Probe:
     """In a response: from where the request came."""
     use: bool = False
     """In a request of the dialer: it sends the pipe by this path."""
+    challenge: bytes = b""
+    """In a response: the transaction of a request that it is, too; empty: it is none."""
     size: int = SMALL
     """Bytes of the datagram. A response is as long as its request."""
 
@@ -215,25 +220,27 @@ class ProbeReceiver:
 
 
 def _encode(probe: Probe) -> bytes:
-    flags = _USE_FLAG if probe.use else 0
+    flags = (_USE_FLAG if probe.use else 0) | (_CHALLENGE_FLAG if probe.challenge else 0)
     head = bytes([probe.kind, flags]) + probe.transaction
     if probe.seen is None:
         return head
     ip = probe.seen.packed
     family = 4 if len(ip) == 4 else 6
-    return head + bytes([family]) + ip.ljust(16, b"\0") + probe.seen.port.to_bytes(2, "big")
+    address = bytes([family]) + ip.ljust(16, b"\0") + probe.seen.port.to_bytes(2, "big")
+    return head + address + probe.challenge
 
 
 def _decode(body: bytes, size: int) -> Probe | None:
     """None: malformed. What comes after what we know is ignored."""
     if len(body) < _BODY or body[0] not in (ProbeKind.REQUEST, ProbeKind.RESPONSE):
         return None
-    at = 2 + TRANSACTION_LENGTH
+    flags, at = body[1], _ADDRESS_AT
     transaction = body[2:at]
     if body[0] == ProbeKind.REQUEST:
-        return Probe(ProbeKind.REQUEST, transaction, use=bool(body[1] & _USE_FLAG), size=size)
+        return Probe(ProbeKind.REQUEST, transaction, use=bool(flags & _USE_FLAG), size=size)
     if body[at] not in (4, 6):
         return None
     ip = body[at + 1 : at + (5 if body[at] == 4 else 17)]
-    port = int.from_bytes(body[at + 17 : at + 19], "big")
-    return Probe(ProbeKind.RESPONSE, transaction, seen=Address.from_packed(ip, port), size=size)
+    seen = Address.from_packed(ip, int.from_bytes(body[at + 17 : at + 19], "big"))
+    challenge = body[_CHALLENGE_AT:_BODY] if flags & _CHALLENGE_FLAG else b""
+    return Probe(ProbeKind.RESPONSE, transaction, seen=seen, challenge=challenge, size=size)

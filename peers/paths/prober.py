@@ -97,7 +97,7 @@ class Prober:
     def request(self, pair: Pair, size: int, now: float, *, use: bool = False) -> bool:
         """Send a request. False: not now, a bound says no.
 
-        More than 64 bytes go only to an address that has answered, and so has asked for them.
+        More than 72 bytes go only to an address that has answered, and so has asked for them.
         """
         if pair.answered_at is None:
             size = min(size, SMALL)
@@ -120,15 +120,29 @@ class Prober:
         """Birthday probing is over: await no more of its answers."""
         self._scattered.clear()
 
-    def respond(self, request: Probe, socket: SocketId, source: Address, now: float) -> None:
-        """Answer, with as many bytes as came, to where they came from."""
-        if self.sender is None or not self._responses.take(now):
-            self.dropped[Drop.TOO_MANY] += 1
-            return
-        response = Probe(
-            ProbeKind.RESPONSE, request.transaction, seen=source, size=min(request.size, LARGE)
-        )
-        self._send(response, socket, source)
+    def respond(
+        self, request: Probe, socket: SocketId, source: Address, pair: Pair | None, now: float
+    ) -> None:
+        """Answer, with as many bytes as came, to where they came from.
+
+        Unless the pair is proved, the answer is a request, too: so an address that only we have
+        seen is proved without a byte more than it sent.
+        """
+        challenge = b""
+        if pair is not None and not pair.is_valid:
+            challenge = self._chance.randbytes(TRANSACTION_LENGTH)
+        number = self._answer(request, socket, source, challenge, now)
+        if challenge and number is not None:
+            # Its loss is not counted: often the other end's request was not for us alone.
+            awaited = Awaited(pair, socket, source, number, request.size, now, is_missed=True)
+            self._await(challenge, awaited, self._awaited, MAX_AWAITED)
+
+    def answer_challenge(
+        self, response: Probe, socket: SocketId, source: Address, now: float
+    ) -> None:
+        """Answer the request in an answer that we awaited."""
+        request = Probe(ProbeKind.REQUEST, response.challenge, size=response.size)
+        self._answer(request, socket, source, b"", now)
 
     def open(self, datagram: bytes) -> Probe | None:
         """What is inside a datagram; None: dropped, and counted."""
@@ -136,7 +150,7 @@ class Prober:
         if isinstance(found, ProbeDrop):
             self.dropped[found] += 1
             return None
-        if found.size < SMALL:  # a response must not be longer, and could not hold an address
+        if not SMALL <= found.size <= LARGE:  # a shorter answer would not hold an address
             self.dropped[ProbeDrop.MALFORMED] += 1
             return None
         self.received += 1
@@ -207,10 +221,31 @@ class Prober:
         if number is None:
             return False
         awaited.number = number
+        self._await(transaction, awaited, waiting, limit)
+        return True
+
+    @staticmethod
+    def _await(
+        transaction: bytes, awaited: Awaited, waiting: OrderedDict[bytes, Awaited], limit: int
+    ) -> None:
         waiting[transaction] = awaited
         while len(waiting) > limit:
             waiting.popitem(last=False)
-        return True
+
+    def _answer(
+        self, request: Probe, socket: SocketId, source: Address, challenge: bytes, now: float
+    ) -> int | None:
+        if not self._responses.take(now):
+            self.dropped[Drop.TOO_MANY] += 1
+            return None
+        response = Probe(
+            ProbeKind.RESPONSE,
+            request.transaction,
+            seen=source,
+            challenge=challenge,
+            size=request.size,
+        )
+        return self._send(response, socket, source)
 
     def _send(self, probe: Probe, socket: SocketId, destination: Address) -> int | None:
         if self.sender is None or self.sender.credit <= 0:

@@ -29,6 +29,10 @@ STEADY_S = 30.0
 is twice as long: a path that comes and goes is not worth every attempt."""
 
 
+MAX_NUMBER = 2**32 - 1
+"""Of rounds, as messages carry them. Whoever counts so far finds every later word outdated."""
+
+
 @dataclass(slots=True)
 class Round:
     """One attempt."""
@@ -101,7 +105,7 @@ class Search:
 
         :param number: the other end's; None: it is ours.
         """
-        self.number = max(self.number + 1, number or 0)
+        self.number = min(max(self.number + 1, number or 0), MAX_NUMBER)
         self.round = Round(self.number, starts_at)
         self.rounds_since += 1
         self._next = None
@@ -128,12 +132,15 @@ class Search:
         else:
             self._pause(now)
 
-    def next_due(self) -> float | None:
-        """When something is to be done."""
-        if self.round is None:
-            return self._next
-        edge = self.round.ends_at if self.round.has_begun else self.round.starts_at
-        return edge if self._next is None else min(edge, self._next)
+    def next_due(self, *, is_held: bool) -> float | None:
+        """When something is to be done.
+
+        :param is_held: no new round is to begin for now.
+        """
+        dues = [] if self._next is None or is_held else [self._next]
+        if self.round is not None:
+            dues.append(self.round.ends_at if self.round.has_begun else self.round.starts_at)
+        return min(dues, default=None)
 
     def next_round_at(self) -> float | None:
         """When the next round is planned; None: none is."""

@@ -48,7 +48,7 @@ def test_vectors_of_the_protocol() -> None:
     assert len(datagram) == SMALL
     assert datagram.hex() == (
         "4019a6042a5c113a3c96eeda150c570b81d5cc4f59d4213ac26e3fa543a21a9e"
-        "477c1c188c5d0346f6819f419e79d0d2e2d497110b602d29bdb20db60ec7f2f3"
+        "477c1c188c5d0346f6819f419e79d0d20843359be2d44561977504425cdf2e37b81785d65072738e"
     )
 
 
@@ -59,6 +59,7 @@ def test_vectors_of_the_protocol() -> None:
         Probe(ProbeKind.REQUEST, b"abcdefgh", use=True, size=LARGE),
         Probe(ProbeKind.RESPONSE, b"abcdefgh", seen=Address("192.0.2.1", 5)),
         Probe(ProbeKind.RESPONSE, bytes(8), seen=Address("2001:db8::5", 65_535), size=LARGE),
+        Probe(ProbeKind.RESPONSE, bytes(8), seen=Address("2001:db8::5", 1), challenge=b"87654321"),
     ],
 )
 def test_what_is_sealed_opens_once(probe: Probe) -> None:

@@ -265,6 +265,6 @@ def test_a_way_too_narrow_for_quic_is_not_used() -> None:
         await asyncio.sleep(20)
         assert not any(end.switches for end in ends)
         reasons = [pair.why for pair in ends[0].agent.report(world.now).pairs]
-        assert "64 bytes pass, 1,200 do not" in reasons[0]
+        assert "small probes pass, 1,200 bytes do not" in reasons[0]
 
     run_virtual(main())

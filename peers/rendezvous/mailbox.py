@@ -30,6 +30,9 @@ PROOFS = 3
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 15.0
 """Seconds until something that failed is tried again: twice as many each time, up to this."""
+EARLY_S = 1.0
+"""Seconds: a poll with nothing to tell that is answered sooner is not followed by the next one at
+once. It may happen; but a relay that does nothing else must not keep us busy."""
 GOODBYE_S = 1.0
 """Seconds for telling the relay that we listen no more."""
 
@@ -138,6 +141,8 @@ class Mailbox:
             _log.info("listening again at the relay %s", self._link.name)
 
     async def _poll(self, listener: str, most: int) -> list[str]:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         request = WaitRequest(listener, self._taken, min(most, MAX_BATCH), MAX_WAIT_S)
         response = await ask(self._link, "POST", WAIT_PATH, request.encode(), held_s=MAX_WAIT_S)
         match response.status:
@@ -162,6 +167,8 @@ class Mailbox:
             raise RendezvousFailed("the relay sent more invites than were asked for")
         if answer.invites:
             self._taken = answer.invites[-1][0]
+        elif loop.time() - began < EARLY_S:
+            await asyncio.sleep(FIRST_PAUSE_S)
         return [invite for _, invite in answer.invites]
 
     async def _pause(self, error: RelayError) -> None:

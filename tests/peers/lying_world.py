@@ -1,5 +1,6 @@
 """The lying relay, two honest peers and an accomplice, on a virtual network."""
 
+import socket
 from collections.abc import Awaitable, Callable
 
 import pytest

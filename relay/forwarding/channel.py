@@ -94,13 +94,18 @@ class Counters:
 
 
 @dataclass(frozen=True, slots=True)
+class Loaded:
+    """The worker has all that it needs but its table: from now on it only waits for that."""
+
+
+@dataclass(frozen=True, slots=True)
 class Heard:
     """Registered addresses from which datagrams came since the last report, forwarded or not."""
 
     sources: tuple[Address, ...]
 
 
-Report = Synced | Counters | Heard
+Report = Synced | Counters | Heard | Loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +119,7 @@ class UpMessage:
 
 
 _OWNER_MOVED, _IDS_ADDED, _IDS_REMOVED, _OWNER_REMOVED, _SYNC = range(1, 6)
-_SYNCED, _COUNTERS, _HEARD = range(17, 20)
+_SYNCED, _COUNTERS, _HEARD, _LOADED = range(17, 21)
 
 _FRAME = struct.Struct("!BI")
 _OWNER = struct.Struct("!I")
@@ -152,6 +157,8 @@ def encode_report(report: Report) -> bytes:
             return _frame(_SYNCED, _NUMBER.pack(number))
         case Counters(outcomes, bytes_forwarded):
             return _frame(_COUNTERS, _COUNTER_VALUES.pack(*outcomes, bytes_forwarded))
+        case Loaded():
+            return _frame(_LOADED, b"")
         case Heard(sources):
             return b"".join(
                 _frame(_HEARD, b"".join(map(_encode_address, chunk)))
@@ -245,6 +252,8 @@ def _decode_report(kind: int, body: bytes) -> Report:
         if len(body) % _ADDRESS.size:
             raise ChannelError("a report of sources ends inside an address")
         return Heard(tuple(map(_decode_address, _pieces(body, _ADDRESS.size))))
+    if kind == _LOADED:
+        return Loaded()
     raise ChannelError(f"no report is of kind {kind}")
 
 

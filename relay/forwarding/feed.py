@@ -37,10 +37,13 @@ def encode_changes(changes: Iterable[Change]) -> list[EncodedChange]:
 class Feed:
     """The bytes that wait for one worker."""
 
-    def __init__(self, state: StateSource) -> None:
-        """Begin with a description of all that `state` holds, then `Sync(0)`."""
+    def __init__(self, state: StateSource | None) -> None:
+        """Begin with a description of all that `state` holds, then `Sync(0)`.
+
+        Without a state nothing is sent before `begin`.
+        """
         self._state = state
-        self._undescribed = set(state.owners())
+        self._undescribed = set(state.owners()) if state is not None else set()
         self._filled = False
         self._waiting = bytearray()
         self._after = bytearray()  # what must not be followed before the table is complete
@@ -49,8 +52,15 @@ class Feed:
         """Bytes that wait; a description not yet made has none."""
         return len(self._waiting)
 
+    def begin(self, state: StateSource) -> None:
+        """Give the state for which this feed waited."""
+        self._state = state
+        self._undescribed = set(state.owners())
+
     def change(self, changes: Iterable[EncodedChange]) -> None:
-        """Queue what changed."""
+        """Queue what changed. What changes before `begin` is in the description."""
+        if self._state is None:
+            return
         for each in changes:
             if each.owner not in self._undescribed:
                 self._waiting += each.frames
@@ -64,17 +74,17 @@ class Feed:
 
     def next_bytes(self, wanted: int) -> bytes:
         """The first bytes, at most about `wanted`, to be sent; empty when there is nothing."""
-        while len(self._waiting) < wanted and not self._filled:
-            self._describe_next()
+        while len(self._waiting) < wanted and not self._filled and self._state is not None:
+            self._describe_next(self._state)
         return bytes(self._waiting[:wanted])
 
     def sent(self, count: int) -> None:
         """The first `count` bytes are on their way."""
         del self._waiting[:count]
 
-    def _describe_next(self) -> None:
+    def _describe_next(self, state: StateSource) -> None:
         if self._undescribed:
-            description = self._state.describe(self._undescribed.pop())
+            description = state.describe(self._undescribed.pop())
             self._waiting += b"".join(map(encode_command, description))
         else:
             self._filled = True

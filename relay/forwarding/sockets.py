@@ -12,7 +12,7 @@ import struct
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from relay.core.path import Path
 from relay.forwarding import ancillary
@@ -45,6 +45,9 @@ _SO_RCVBUFFORCE = 33
 _SO_MEMINFO = 55
 _MEMINFO = struct.Struct("@9I")
 _MEMINFO_DROPS = 8
+
+OpenSockets = dict[Address, list[socket.socket]]
+"""UDP sockets by the address that they are bound to."""
 
 _NO_SUCH_FAMILY = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
 
@@ -79,6 +82,8 @@ class Listener:
     """With the real port."""
     sockets: tuple[socket.socket, ...]
     """Non-blocking; number i is read by worker i. Control sends with the first."""
+    asked: Address | None = None
+    """As the operator named it: with port 0 if the system was to choose."""
 
     @property
     def wildcard(self) -> bool:
@@ -113,12 +118,18 @@ def open_listeners(
     sockets_each: int,
     *,
     patience_s: float = IN_USE_PATIENCE_S,
+    inherited: OpenSockets | None = None,
 ) -> list[Listener]:
     """Bind every address, `sockets_each` times. Wildcards that ask for port 0 get one port.
 
+    :param inherited: sockets that are open already, by the address as it is asked for: they are
+        taken out of it and used. If there are fewer than `sockets_each` of one and no more can be
+        had, all addresses get so few.
     :raises ListenError: and nothing is left open.
     """
     deadline = time.monotonic() + patience_s
+    if inherited:
+        return _open_all(requests, sockets_each, deadline, inherited)
     asks_common = [is_wildcard(each.address) and each.address.port == 0 for each in requests]
     for _ in range(_SAME_PORT_TRIES if sum(asks_common) > 1 else 0):
         try:
@@ -129,7 +140,10 @@ def open_listeners(
 
 
 def _open_all(
-    requests: Sequence[ListenRequest], sockets_each: int, deadline: float
+    requests: Sequence[ListenRequest],
+    sockets_each: int,
+    deadline: float,
+    inherited: OpenSockets | None = None,
 ) -> list[Listener]:
     listeners: list[Listener] = []
     common_port = 0
@@ -138,7 +152,11 @@ def _open_all(
             asks_common = is_wildcard(request.address) and request.address.port == 0
             wanted = request.address._replace(port=common_port) if asks_common else request.address
             try:
-                sockets = _open(wanted, sockets_each, deadline if request.address.port else 0.0)
+                given = (inherited or {}).pop(request.address, [])
+                if given:
+                    sockets = _adopt(given, sockets_each)
+                else:
+                    sockets = _open(wanted, sockets_each, deadline if request.address.port else 0.0)
             except OSError as error:
                 if request.optional and error.errno in _NO_SUCH_FAMILY:
                     logger.warning("not listening on %s: %s", wanted, error.strerror)
@@ -147,7 +165,7 @@ def _open_all(
             bound = Address.from_sockaddr(sockets[0].getsockname())
             if asks_common:
                 common_port = bound.port
-            listeners.append(Listener(len(listeners), bound, sockets))
+            listeners.append(Listener(len(listeners), bound, sockets, request.address))
             _log_opened(listeners[-1])
         if not listeners:
             raise ListenError("there is no address to listen on: this machine has no IP network")
@@ -155,7 +173,17 @@ def _open_all(
         for listener in listeners:
             listener.close()
         raise
-    return listeners
+    return _evened(listeners)
+
+
+def _evened(listeners: list[Listener]) -> list[Listener]:
+    """Worker i reads socket i of every listener: so all must have as many."""
+    fewest = min(len(each.sockets) for each in listeners)
+    for each in listeners:
+        for surplus in each.sockets[fewest:]:
+            logger.warning("%s: there are sockets for %d workers only", each.address, fewest)
+            surplus.close()
+    return [replace(each, sockets=each.sockets[:fewest]) for each in listeners]
 
 
 def _log_opened(listener: Listener) -> None:
@@ -192,6 +220,35 @@ def _open(address: Address, count: int, deadline: float) -> tuple[socket.socket,
     return tuple(sockets)
 
 
+def _adopt(given: Sequence[socket.socket], count: int) -> tuple[socket.socket, ...]:
+    """Make sockets that are bound already what ours are; have more of them, or fewer."""
+    sockets = list(given[:count])
+    for surplus in given[count:]:
+        surplus.close()
+    address = Address.from_sockaddr(sockets[0].getsockname())
+    try:
+        for each in sockets:
+            each.setblocking(False)
+            _set_up(each, address)
+            if count > len(sockets):
+                each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    except OSError:
+        for each in sockets:
+            each.close()
+        raise
+    try:
+        while len(sockets) < count:
+            sockets.append(_bound(address, shared=True))
+    except OSError as error:  # such as: they belong to another user
+        logger.warning(
+            "%s: %d sockets were passed, and there can be no more: %s",
+            address,
+            len(sockets),
+            error.strerror or error,
+        )
+    return tuple(sockets)
+
+
 def _bound_patiently(address: Address, deadline: float) -> socket.socket:
     while True:
         try:
@@ -212,13 +269,17 @@ def _bound(address: Address, *, shared: bool) -> socket.socket:
             # Families stay apart, so that an address has one spelling.
             opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         opened.bind(address.sockaddr)
-        _never_fragment(opened)
-        _tell_beside(opened, is_wildcard(address))
-        _enlarge(opened)
+        _set_up(opened, address)
     except BaseException:
         opened.close()
         raise
     return opened
+
+
+def _set_up(opened: socket.socket, address: Address) -> None:
+    _never_fragment(opened)
+    _tell_beside(opened, is_wildcard(address))
+    _enlarge(opened)
 
 
 def _never_fragment(opened: socket.socket) -> None:

@@ -83,6 +83,7 @@ class WorkerPool:
         self._past = Counters.zero()  # of workers that have ended
         self._tasks: set[asyncio.Task[int]] = set()
         self._timers: set[asyncio.TimerHandle] = set()
+        self._state: StateSource | None = None  # until `begin`
         self._started = False
         self._stopping = False
         self._changed = asyncio.Event()  # set whenever a worker has answered or ended
@@ -102,24 +103,44 @@ class WorkerPool:
         :param failed: called, later than this, when there is no use in going on.
         :raises WorkersFailed: they do not start.
         """
+        self.spawn(receive=receive, heard=heard, failed=failed)
+        await self.begin(state)
+
+    def spawn(
+        self,
+        *,
+        receive: Callable[[bytes, Path], None],
+        heard: Callable[[Iterable[Address]], None],
+        failed: Callable[[WorkersFailed], None],
+    ) -> None:
+        """Start all workers; `begin` lets them read datagrams. See `start`."""
         self._loop = asyncio.get_running_loop()
-        self._state = state
         self._failure: WorkersFailed | None = None
         self._failed = failed
 
         def pass_on(message: UpMessage) -> None:
             receive(message.datagram, message.path)
 
-        self._events = WorkerEvents(pass_on, heard, self._synced, self._ended)
+        self._events = WorkerEvents(pass_on, heard, self._synced, self._changed.set, self._ended)
         for index in range(len(self._workers)):
             self._spawn(index)
-        try:
-            async with asyncio.timeout(self._times.start_patience_s):
-                await self._until(self._all_forward)
-        except TimeoutError:
-            raise WorkersFailed("the workers did not start in time") from None
-        if self._failure is not None:
-            raise self._failure
+
+    async def loaded(self) -> None:
+        """Wait until all workers only wait for their tables.
+
+        :raises WorkersFailed: they do not start.
+        """
+        await self._started_well(lambda worker: worker.is_loaded)
+
+    async def begin(self, state: StateSource) -> None:
+        """Tell the workers all that `state` holds, and wait until they forward.
+
+        :raises WorkersFailed: they do not start.
+        """
+        self._state = state
+        for worker in self._running():
+            worker.begin(state)
+        await self._started_well(lambda worker: worker.answered >= 0)
         self._started = True
         self._call_later(self._times.watch_interval_s, self._watch)
 
@@ -171,10 +192,19 @@ class WorkerPool:
             self._changed.clear()
             await self._changed.wait()
 
-    def _all_forward(self) -> bool:
-        return self._failure is not None or all(
-            worker is not None and worker.answered >= 0 for worker in self._workers
-        )
+    async def _started_well(self, is_so: Callable[[WorkerProcess], bool]) -> None:
+        def all_are() -> bool:
+            return self._failure is not None or all(
+                worker is not None and is_so(worker) for worker in self._workers
+            )
+
+        try:
+            async with asyncio.timeout(self._times.start_patience_s):
+                await self._until(all_are)
+        except TimeoutError:
+            raise WorkersFailed("the workers did not start in time") from None
+        if self._failure is not None:
+            raise self._failure
 
     def _spawn(self, index: int) -> None:
         if self._stopping:

@@ -33,6 +33,7 @@ from relay.forwarding.channel import (
     Counters,
     FrameReader,
     Heard,
+    Loaded,
     Sync,
     Synced,
     encode_report,
@@ -98,6 +99,8 @@ class Worker:
         commands = select.poll()
         for each in (self._stream, self._stop):
             commands.register(each, select.POLLIN)
+        self._unsent += encode_report(Loaded())
+        self._flush()
         while not self._filled and not self._ended:
             # Until the table is complete, datagrams wait in their sockets: an unknown connection
             # ID may be one that we have not been told yet.

@@ -16,13 +16,14 @@ from relay.forwarding.channel import (
     Counters,
     FrameReader,
     Heard,
+    Loaded,
     Sync,
     Synced,
     UpMessage,
     decode_up,
     encode_command,
 )
-from relay.forwarding.feed import EncodedChange, Feed
+from relay.forwarding.feed import EncodedChange, Feed, StateSource
 from relay.wire.address import Address
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,8 @@ class WorkerEvents:
     heard: Callable[[Iterable[Address]], None]
     synced: Callable[["WorkerProcess", int], None]
     """It has followed all commands before the `Sync` of this number; 0: it forwards now."""
+    loaded: Callable[[], None]
+    """It has all that it needs but its table."""
     ended: Callable[["WorkerProcess"], None]
     """It has ended, or is of no use any more. Nothing follows."""
 
@@ -77,6 +80,8 @@ class WorkerProcess:
         """What it last reported."""
         self.answered = -1
         """The number of the last `Sync` that it has answered."""
+        self.is_loaded = False
+        """Whether it has all that it needs but its table."""
         self._asked = 0
         self._progress_at = asyncio.get_running_loop().time()
         self._feed = feed
@@ -109,6 +114,12 @@ class WorkerProcess:
         """Tell it what changed; never blocks."""
         if not self._ended:
             self._feed.change(changes)
+            self._wrote_more()
+
+    def begin(self, state: StateSource) -> None:
+        """Fill it, if its feed had no state."""
+        if not self._ended:
+            self._feed.begin(state)
             self._wrote_more()
 
     def ask(self) -> int:
@@ -196,6 +207,9 @@ class WorkerProcess:
                         self.counters = report
                     case Heard(sources):
                         self._events.heard(sources)
+                    case Loaded():
+                        self.is_loaded = True
+                        self._events.loaded()
                     case Synced(number):
                         self.answered = number
                         self._events.synced(self, number)

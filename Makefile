@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check format test-long nat-matrix bench bench-quick clean
+.PHONY: help demo test check format test-long nat-matrix fuzz chaos soak bench bench-quick clean
 
 help:
 	@echo "make demo       a relay, a dialer and an accepter talk on this machine"
@@ -15,6 +15,8 @@ help:
 	@echo "make test-long  the tests that take long: many handshakes, long waits"
 	@echo "make nat-matrix  which NATs the direct path gets through (as root); docs/nat-matrix.md"
 	@echo "make fuzz       ten minutes of coverage-guided fuzzing for each of seven groups of parsers"
+	@echo "make chaos      ten minutes in which everything fails that can, and no byte may be wrong"
+	@echo "make soak       an hour of moderate load: memory must stay flat"
 	@echo "make bench      measure forwarding beside its rivals (6 minutes); docs/benchmarks.md"
 	@echo "make bench-quick  the same in a minute, less exactly"
 	@echo "make clean      remove $(VENV) and caches"
@@ -39,6 +41,12 @@ nat-matrix: $(VENV)/.development
 fuzz: $(VENV)/.development
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'atheris>=3'
 	$(BIN)/python -m tests.fuzz
+
+chaos: $(VENV)/.development
+	$(BIN)/python -m tests.endurance.chaos
+
+soak: $(VENV)/.development
+	$(BIN)/python -m tests.endurance.soak
 
 bench: $(VENV)/.runtime
 	$(BIN)/python -m bench

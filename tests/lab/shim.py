@@ -21,6 +21,7 @@ from typing import Self
 from relay.wire.address import Address
 
 MAX_CLIENTS = 64
+LATE_S = 0.03
 MAX_DELAYED = 10_000
 _BATCH = 64
 _BUFFER = 4 * 2**20
@@ -42,6 +43,10 @@ class UdpShim:
         """`loss` (0 to 1) and `delay_s` apply to each datagram each way, and may be changed."""
         self.loss = loss
         self.delay_s = delay_s
+        self.late = 0.0
+        """Share of datagrams that come `LATE_S` later than their neighbours."""
+        self.duplicate = 0.0
+        """Share of datagrams that come twice."""
         self.counted: Counter[str] = Counter()
         """Datagrams by what became of them. Written by the thread; read it when that has ended."""
         self._relay = relay
@@ -142,13 +147,19 @@ class UdpShim:
     def _pass_on(self, datagram: bytes, client: Address, *, to_relay: bool) -> None:
         if self._random.random() < self.loss:
             self.counted["lost"] += 1
-        elif not self.delay_s:
+            return
+        for _ in range(2 if self._random.random() < self.duplicate else 1):
+            late_s = LATE_S if self._random.random() < self.late else 0.0
+            self._carry(datagram, client, self.delay_s + late_s, to_relay=to_relay)
+
+    def _carry(self, datagram: bytes, client: Address, delay_s: float, *, to_relay: bool) -> None:
+        if not delay_s:
             self._send(datagram, client, to_relay)
         elif len(self._delayed) >= MAX_DELAYED:
             self.counted["queue full"] += 1
         else:
             self._sequence += 1
-            due = time.monotonic() + self.delay_s
+            due = time.monotonic() + delay_s
             heapq.heappush(self._delayed, (due, self._sequence, datagram, client, to_relay))
 
     def _send_delayed(self, now: float) -> None:

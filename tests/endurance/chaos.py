@@ -1,0 +1,168 @@
+"""`python -m tests.endurance.chaos`: pipes that talk while everything that can fail does.
+
+Nothing delivered may be wrong: no byte altered, lost from a stream, or from another pipe; no
+datagram altered, repeated, or from another pipe; no open pipe lost; the relay never ends by itself.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.endurance.traffic import Talk, Tally
+from tests.endurance.troubles import Troubles, small_disk
+from tests.lab.movable import MovableNetwork
+from tests.lab.processes import RelayProcess
+from tests.lab.shim import UdpShim
+
+FAKETIME = "/usr/lib/*/faketime/libfaketime.so.1"
+PEACE_S = (0.5, 4.0)
+"""Between two troubles. Now and then two come at a time."""
+RENEWAL_S = 15.0
+"""How often a pipe is closed in order, and another one opened."""
+LAST_PEACE_S = 6.0
+MOST_MINUTES = 120.0
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a run found."""
+
+    tally: Tally = field(default_factory=Tally)
+    troubles: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def is_right(self) -> bool:
+        """Whether nothing was wrong, and there was anything at all."""
+        tally = self.tally
+        return not tally.wrong and tally.opened > 0 and tally.bytes_delivered > 0
+
+    def lines(self) -> list[str]:
+        """For people."""
+        tally = self.tally
+        refused = ", ".join(f"{count} {name}" for name, count in tally.refused.items()) or "none"
+        return [
+            f"pipes: {tally.opened} opened, {tally.ended} ended in order; not opened: {refused}",
+            f"delivered: {tally.bytes_delivered / 1e6:.1f} MB on streams,"
+            f" {tally.datagrams_delivered} of {tally.datagrams_sent} datagrams",
+            f"longest silence on a stream: {tally.longest_silence_s:.1f} s",
+            "troubles: " + ", ".join(f"{name} {n}" for name, n in sorted(self.troubles.items())),
+            *(f"WRONG: {each}" for each in tally.wrong),
+        ]
+
+
+class Chaos:
+    """One run, on loopback."""
+
+    def __init__(self, relay: RelayProcess, network: UdpShim, troubles: Troubles) -> None:
+        self._relay, self._network, self._troubles = relay, network, troubles
+        self.outcome = Outcome()
+        self._talks: dict[Talk, asyncio.Task[None]] = {}
+        self._number = 0
+
+    async def run(
+        self, devices: list[MovableNetwork], seconds: float, rate: float, chance: random.Random
+    ) -> None:
+        """Let it be chaos for a while, then peace; then all pipes must end in order."""
+        for device in devices:
+            self._begin(device, rate)
+        await asyncio.sleep(3.0)
+        end = time.monotonic() + seconds
+        renewing = asyncio.create_task(self._renew(devices, rate, chance, end))
+        # What has begun comes to its end: a relay that was killed is there again.
+        await asyncio.gather(self._trouble(chance, end), self._trouble(chance, end, 4.0), renewing)
+        await asyncio.sleep(LAST_PEACE_S)
+        for talk in self._talks:
+            talk.stop()
+        await asyncio.gather(*self._talks.values())
+
+    def _begin(self, device: MovableNetwork, rate: float) -> None:
+        self._number += 1
+        talk = Talk(self.outcome.tally, f"pipe {self._number}", rate)
+        ends = (device, MovableNetwork())
+        task = asyncio.create_task(talk.run(str(self._network.address), ends=ends))
+        self._talks[talk] = task
+
+    async def _trouble(self, chance: random.Random, end: float, rarer: float = 1.0) -> None:
+        while time.monotonic() < end:
+            await asyncio.sleep(chance.uniform(*PEACE_S) * rarer)
+            name = chance.choice(sorted(self._troubles.kinds))
+            self.outcome.troubles[name] += 1
+            await self._troubles.cause(name)
+
+    async def _renew(
+        self, devices: list[MovableNetwork], rate: float, chance: random.Random, end: float
+    ) -> None:
+        while (left := end - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, RENEWAL_S))
+            self._talks = {talk: task for talk, task in self._talks.items() if not task.done()}
+            while len(self._talks) < len(devices):
+                self._begin(chance.choice(devices), rate)
+            opened = [talk for talk in self._talks if talk.is_open]
+            if opened:
+                chance.choice(opened).stop()
+
+
+def run(pipes: int, seconds: float, seed: int, rate: float) -> Outcome:
+    """One run; the relay, its files and the network are its own."""
+    chance = random.Random(seed)
+    with contextlib.ExitStack() as undo:
+        state = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="quicpipe-chaos-")))
+        if not undo.enter_context(small_disk(state)):
+            print("without a full disk: only root may mount a small one")
+        variables, clock = _jumping_clock(undo)
+        relay = RelayProcess(state, variables=variables)
+        undo.enter_context(relay)
+        network = UdpShim(relay.address, seed=seed, limit_s=seconds + 300.0)
+        undo.enter_context(network)
+        devices = [MovableNetwork() for _ in range(pipes)]
+        troubles = Troubles(relay, network, devices, state, clock, chance)
+        chaos = Chaos(relay, network, troubles)
+        asyncio.run(chaos.run(devices, seconds, rate, chance))
+    return chaos.outcome
+
+
+def _jumping_clock(undo: contextlib.ExitStack) -> tuple[dict[str, str], Path | None]:
+    """What makes the relay see a wall clock that jumps, where libfaketime is installed."""
+    found = sorted(Path("/").glob(FAKETIME.removeprefix("/")))
+    if not found:
+        print("without jumps of the clock: libfaketime is not installed")
+        return {}, None
+    folder = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="quicpipe-clock-")))
+    clock = folder / "clock"
+    clock.write_text("+0")
+    variables = {
+        "LD_PRELOAD": str(found[0]),
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "DONT_FAKE_MONOTONIC": "1",
+    }
+    return variables, clock
+
+
+def main() -> int:
+    """Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.endurance.chaos", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--pipes", type=int, default=20)
+    parser.add_argument("--rate", type=float, default=10_000.0, help="bytes/s of each end")
+    parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(4), "big"))
+    options = parser.parse_args()
+    if not 0 < options.minutes <= MOST_MINUTES or not 0 < options.pipes <= 24:
+        parser.error(f"up to {MOST_MINUTES:.0f} minutes and 24 pipes")
+    print(f"{options.pipes} pipes, {options.minutes:g} minutes, seed {options.seed}", flush=True)
+    outcome = run(options.pipes, options.minutes * 60.0, options.seed, options.rate)
+    print("\n".join(outcome.lines()))
+    return 0 if outcome.is_right else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

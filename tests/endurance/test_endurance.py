@@ -1,0 +1,66 @@
+"""The two long runs, shortly; and that they would notice what they look for."""
+
+import asyncio
+import os
+import random
+import sys
+
+import pytest
+
+from tests.conftest import Note
+
+from .chaos import run
+from .soak import slope
+from .traffic import CHUNK, Talk, Tally, Wrong
+
+
+def test_a_little_chaos(note: Note) -> None:
+    if sys.platform != "linux":
+        pytest.skip("the troubles need Linux: /proc, several loopback addresses, prlimit")
+    outcome = run(pipes=4, seconds=10.0, seed=int.from_bytes(os.urandom(4), "big"), rate=10_000.0)
+    for line in outcome.lines():
+        note(line)
+    assert outcome.tally.wrong == []
+    assert outcome.tally.ended == outcome.tally.opened >= 4
+    assert outcome.troubles
+
+
+class FakePipe:
+    """One stream with these bytes."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = [data, b""]
+
+    async def accept_stream(self) -> "FakePipe":
+        return self
+
+    async def read(self) -> bytes:
+        return self._data.pop(0)
+
+
+def test_other_bytes_are_noticed() -> None:
+    sent = random.Random("pipe 1 a").randbytes(CHUNK)
+    for data in (b"\0" + sent[1:], sent[:-1], sent):
+        talk = Talk(Tally(), "pipe 1", 1.0)
+        talk.stop()
+        reading = talk._read(FakePipe(data), "a")  # type: ignore[arg-type]  # as much as it needs
+        if data == sent:
+            asyncio.run(reading)
+        else:
+            with pytest.raises(Wrong):
+                asyncio.run(reading)
+
+
+def test_an_early_end_is_noticed() -> None:
+    talk = Talk(Tally(), "pipe 1", 1.0)
+    sent = random.Random("pipe 1 a").randbytes(CHUNK)
+    with pytest.raises(Wrong):
+        asyncio.run(talk._read(FakePipe(sent), "a"))  # type: ignore[arg-type]  # see above
+
+
+def test_a_leak_is_noticed() -> None:
+    chance = random.Random(1)
+    flat = [(float(at), 50.0 + chance.random()) for at in range(200)]
+    rising = [(at, mb + at / 50.0) for at, mb in flat]
+    assert slope("flat", flat).is_flat
+    assert not slope("rising", rising).is_flat

@@ -55,13 +55,14 @@ class PipeCongestionControl(QuicCongestionControl):
     def resume(self) -> None:
         """The path is used again, after a while, with nothing in flight: begin at half the window.
 
-        Slow start leads back to what it was (RFC 9000 §9.4 permits to keep what is still true).
+        Slow start leads back to what it was (RFC 9000 §9.4 permits to keep what is still true);
+        if it had not found out yet how much the path takes, slow start goes on.
         """
         self.bytes_in_flight = self._peak = self._former_peak = 0
+        if self.ssthresh is not None:
+            self.ssthresh = max(self.ssthresh, self.congestion_window)
         least = K_INITIAL_WINDOW * self._packet
-        if self.congestion_window > least:
-            self.ssthresh = self.congestion_window
-            self.congestion_window = max(self.congestion_window // 2, least)
+        self.congestion_window = max(self.congestion_window // 2, least)
         self._recovery_start = -1.0
         self._epoch_start = None
         self.acknowledged_at = None

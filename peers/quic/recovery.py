@@ -104,6 +104,8 @@ class PipeRecovery(QuicPacketRecovery):
         self._path: Hashable = None
         self._left: dict[Hashable, _PathState] = {}  # the latest last
         self._former = FormerPackets()
+        # When to give up all that a dead path has swallowed; None: each when its time is over.
+        self._verdict_at: float | None = None
         self.packets_lost = 0
         """Packets declared lost, those that a probe repeats too early included."""
         self.probe_timeouts = 0
@@ -134,7 +136,9 @@ class PipeRecovery(QuicPacketRecovery):
 
         What was sent by the former path neither measures the new one nor congests it. It is given
         up a probe timeout of the former path after it was sent: so what that path still carries
-        is not sent twice, and what it has swallowed is sent again at once.
+        is not sent twice. If some of it is that old already, the former path has swallowed it, or
+        the acknowledgements: the first one that comes by the new path tells what is to be sent
+        again.
 
         :param path: names the way; None is the one that the connection began with. One that was
             left less than `REMEMBERED_S` ago is taken for what it was then.
@@ -143,6 +147,7 @@ class PipeRecovery(QuicPacketRecovery):
         patience_s = self.get_probe_timeout()
         for space in self.spaces:
             self._former.add(self._drain(space), patience_s)
+        has_swallowed = self._former.next_at <= now
         round_trip = {each: getattr(self, each) for each in _ROUND_TRIP}
         if self._rtt_initialized:
             self._left[self._path] = _PathState(now, self._cc, round_trip)
@@ -155,6 +160,7 @@ class PipeRecovery(QuicPacketRecovery):
             self._resume_path(known)
         else:
             self._begin_path(round_trip_s)
+        self._verdict_at = now + self.get_probe_timeout() if has_swallowed else None
         self._rtt_first_sample_time = now
         self._pto_count = 0
         self._send_probe()
@@ -191,12 +197,16 @@ class PipeRecovery(QuicPacketRecovery):
         at = self._detection_time(amplification_limited)
         if not self._former:
             return at
-        return self._former.next_at if at is None else min(at, self._former.next_at)
+        former_at = self._former.next_at if self._verdict_at is None else self._verdict_at
+        return former_at if at is None else min(at, former_at)
 
     def on_loss_detection_timeout(self, *, now: float) -> None:
         """The time of `get_loss_detection_time` has come."""
-        if self._former and self._former.next_at <= now:
-            self.packets_lost += self._former.expire(now)
+        if self._former:
+            if self._verdict_at is None:
+                self.packets_lost += self._former.expire(now)
+            elif self._verdict_at <= now:
+                self._give_up_swallowed()
             at = self._detection_time(False)
             if at is None or now < at:
                 return
@@ -216,6 +226,12 @@ class PipeRecovery(QuicPacketRecovery):
         super().on_ack_received(
             ack_rangeset=ack_rangeset, ack_delay=ack_delay, now=now, space=space
         )
+        if self._verdict_at is not None and self._cc.acknowledged_at is not None:
+            self._give_up_swallowed()
+
+    def _give_up_swallowed(self) -> None:
+        self.packets_lost += self._former.expire(float("inf"))
+        self._verdict_at = None
 
     def _detection_time(self, amplification_limited: bool) -> float | None:
         at = super().get_loss_detection_time(amplification_limited=amplification_limited)

@@ -19,7 +19,7 @@ LIFETIME_S = 600
 """Seconds that are asked for: what we could not remove, because we were killed, ends soon."""
 SHORTEST_RENEWAL_S = 15.0
 """Seconds between two renewals at least, whatever a gateway grants."""
-UPNP_AFTER_S = 0.3
+UPNP_AFTER_S = 0.1
 """Seconds that the two quick protocols have before UPnP, which takes a dozen requests, begins."""
 RETRY_S = (60.0, 300.0, 1800.0)
 """Seconds until a gateway that refused, or lost the mapping, is asked again; the last repeats."""
@@ -74,7 +74,7 @@ class PortMapping:
     async def _renew(self, mapper: Mapper, grant: Grant) -> None:
         """Until that fails: a gateway that was restarted has forgotten everything."""
         while True:
-            lifetime_s = grant.lifetime_s or LIFETIME_S
+            lifetime_s = min(grant.lifetime_s or LIFETIME_S, LIFETIME_S)
             await asyncio.sleep(max(lifetime_s / 2, SHORTEST_RENEWAL_S))
             try:
                 renewed = await mapper.map(self._port, grant.external.port, LIFETIME_S)

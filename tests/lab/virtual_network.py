@@ -189,6 +189,8 @@ class Host:
         self.up = Link(network, f"{name} up")
         self.down = Link(network, f"{name} down")
         self.addresses: tuple[str, ...] = ()
+        self.router: str | None = None
+        """Who is asked to map ports."""
         self._nat: Nat | None = None
         self._next_port = FIRST_EPHEMERAL_PORT
         self._sockets: dict[tuple[socket.AddressFamily, int], VirtualSocket] = {}
@@ -256,8 +258,8 @@ class Host:
         return tuple(ipaddress.ip_interface(f"{host}/{prefix}") for host, prefix in found)
 
     def gateway(self) -> str | None:
-        """None: nobody here maps ports."""
-        return None
+        """None, unless a test says otherwise: nobody here maps ports."""
+        return self.router
 
     def send(self, datagram: bytes, source: Address, destination: Address) -> None:
         """Put a datagram on the link."""

@@ -14,10 +14,10 @@ class Deadlines:
     """Each registration stands here at most once in earnest, at a time that may be too early: who
     is called looks what holds now, and puts it back."""
 
-    def __init__(self, by_id: Mapping[str, Registration]) -> None:
-        """`by_id`: all registrations that there are."""
-        self._by_id = by_id
-        self._heap: list[tuple[float, str]] = []
+    def __init__(self, by_key: Mapping[bytes, Registration]) -> None:
+        """`by_key`: all registrations that there are, by `key_digest`."""
+        self._by_key = by_key
+        self._heap: list[tuple[float, bytes]] = []
 
     def __len__(self) -> int:
         return len(self._heap)
@@ -28,9 +28,9 @@ class Deadlines:
         if due >= registration.queued_at or due == math.inf:
             return
         registration.queued_at = due
-        heapq.heappush(self._heap, (due, registration.id))
+        heapq.heappush(self._heap, (due, registration.key_digest))
         # Those of deleted registrations, and later times of others, stay in the heap: bound them.
-        if len(self._heap) > 2 * len(self._by_id) + _FEW:
+        if len(self._heap) > 2 * len(self._by_key) + _FEW:
             self._heap = [entry for entry in self._heap if self._is_meant(*entry)]
             heapq.heapify(self._heap)
 
@@ -43,13 +43,13 @@ class Deadlines:
 
         Call it while `next` is in the past.
         """
-        time, registration_id = heapq.heappop(self._heap)
-        if not self._is_meant(time, registration_id):
+        time, key_digest = heapq.heappop(self._heap)
+        if not self._is_meant(time, key_digest):
             return None
-        registration = self._by_id[registration_id]
+        registration = self._by_key[key_digest]
         registration.queued_at = math.inf
         return registration
 
-    def _is_meant(self, time: float, registration_id: str) -> bool:
-        registration = self._by_id.get(registration_id)
+    def _is_meant(self, time: float, key_digest: bytes) -> bool:
+        registration = self._by_key.get(key_digest)
         return registration is not None and registration.queued_at == time

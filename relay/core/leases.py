@@ -14,7 +14,8 @@ class Record:
     """All that is needed to have a registration again after a restart."""
 
     owner: int
-    id: str
+    id_hash: str
+    """`registration.id_hash` of the id, which permits to end it."""
     key_digest: bytes
     """16 bytes: whoever shows the key again is the owner."""
     path: Path

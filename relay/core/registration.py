@@ -8,6 +8,8 @@ from relay.wire.connection_id import CONNECTION_ID_LENGTH
 from relay.wire.registration import RegisterRequest
 
 from .admission import Grant
+from .leases import Record
+from .limits import source_of
 from .path import Path
 
 HolderId = int
@@ -19,7 +21,8 @@ class Registration:
     """Changed by the registry only."""
 
     owner: int
-    id: str
+    id_hash: str
+    """`id_hash` of its id."""
     key_digest: bytes
     path: Path
     lease_end: float
@@ -33,8 +36,25 @@ class Registration:
     """The HTTP/3 connection that keeps it alive; None when that has ended."""
     queued_at: float = math.inf
     """For when it stands in the heap of leases; infinity: it does not."""
+    id: str | None = None
+    """Names it, and permits to end it. None: it was restored, and nobody has shown its key yet."""
     joined_ids: bytes = b""
     """All its connection IDs, one after the other: a quarter of what a set of them takes."""
+
+    @classmethod
+    def restored(cls, record: Record, lease_end: float) -> "Registration":
+        """One of an earlier run, which nobody holds."""
+        return cls(
+            record.owner,
+            record.id_hash,
+            record.key_digest,
+            record.path,
+            lease_end,
+            source_of(record.path.remote),
+            record.grant,
+            record.valid_until,
+            joined_ids=b"".join(record.connection_ids),
+        )
 
     @property
     def connection_ids(self) -> tuple[bytes, ...]:
@@ -66,6 +86,11 @@ class Registration:
     def goes_on_by(self, grant: Grant) -> bool:
         """Whether a token is of the same subject: then it may go on with it, though it is over."""
         return self.subject == grant.subject
+
+
+def id_hash(registration_id: str) -> str:
+    """32 hexadecimal digits that stand for an id: what leaves the registry has no id."""
+    return blake2b(registration_id.encode(), digest_size=16, person=b"id").hexdigest()
 
 
 def key_digest(request: RegisterRequest) -> bytes:

@@ -19,7 +19,6 @@ from .admission import Grant
 from .deadlines import Deadlines
 from .id_map import ConnectionIdMap
 from .leases import Record
-from .limits import source_of
 from .owner_index import OwnerIndex
 from .path import Path
 from .quota import (
@@ -33,7 +32,7 @@ from .quota import (
     TokenQuota,
     check_room,
 )
-from .registration import HolderId, Registration, key_digest
+from .registration import HolderId, Registration, id_hash, key_digest
 from .table import Change, ConnectionIdsAdded, OwnerMoved, OwnerRemoved
 
 __all__ = [
@@ -56,14 +55,14 @@ class Registry:
         self._limits = limits
         self._new_id = new_id
         self._by_key: dict[bytes, Registration] = {}  # a key shown again is the same owner
-        self._by_id: dict[str, Registration] = {}  # DELETE names it so
+        self._by_id: dict[str, Registration] = {}  # DELETE names it so; the hashes
         self._by_owner: dict[int, Registration] = {}  # what the forwarders call it
         self._by_cid = ConnectionIdMap()  # whether another key holds it
         self._by_holder = OwnerIndex[HolderId]()  # a connection moves or ends
         self._quota = SourceQuota(limits)
         self._token_quota = TokenQuota(limits)
         self._by_source = OwnerIndex[Address]()  # packets from it extend these
-        self._deadlines = Deadlines(self._by_id)
+        self._deadlines = Deadlines(self._by_key)
         self._free_owners: list[int] = []
         self._changes: list[Change] = []
         self.refused = Counter[RegistryRefusal]()
@@ -139,14 +138,15 @@ class Registry:
         registration = existing or self._create(digest, path, source)
         self._hold(registration, holder)
         self._grant(registration, grant, now)
-        self._move(registration, path, source)
+        renamed, named = registration.id is None, self._name(registration)
+        self._move(registration, path, source, tell=renamed)
         if new:
             self._count(registration, 0, len(new))
             registration.joined_ids += b"".join(new)
             self._by_cid.update(new, registration.owner)
             self._changes.append(ConnectionIdsAdded(registration.owner, new))
         return RegisterAnswer(
-            id=registration.id,
+            id=named,
             address=str(path.remote),
             connection_ids=registration.count,
             lease=self._limits.lease_s,
@@ -197,9 +197,13 @@ class Registry:
             for owner in self._by_source.get(source):
                 self._extend(self._by_owner[owner], now)
 
+    def knows(self, request: RegisterRequest) -> bool:
+        """Whether the key has a registration."""
+        return key_digest(request) in self._by_key
+
     def delete(self, registration_id: str) -> bool:
         """End a registration at once. Returns whether there was one of that name."""
-        registration = self._by_id.get(registration_id)
+        registration = self._by_id.get(id_hash(registration_id))
         if registration is None:
             return False
         self._remove(registration)
@@ -250,7 +254,7 @@ class Registry:
         held = registration.holder is not None
         return Record(
             owner,
-            registration.id,
+            registration.id_hash,
             registration.key_digest,
             registration.path,
             now + self._limits.lease_s if held else registration.lease_end,
@@ -275,11 +279,6 @@ class Registry:
             ConnectionIdsAdded(owner, registration.connection_ids),
         ]
 
-    def snapshot(self) -> Iterator[Change]:
-        """Changes that bring an empty forwarder to the present state."""
-        for owner in self._by_owner:
-            yield from self.describe(owner)
-
     def _check_peer(self, existing: Registration | None, remote: Address, holder: HolderId) -> None:
         limit = self._limits.max_registrations_per_peer
         for held in (self._by_holder.get(holder), self._by_source.get(remote)):
@@ -297,14 +296,15 @@ class Registry:
     def _create(self, key_digest: bytes, path: Path, source: str) -> Registration:
         # With no number free, the numbers 0 to len - 1 are all in use.
         owner = self._free_owners.pop() if self._free_owners else len(self._by_owner)
-        registration = Registration(owner, self._new_id(), key_digest, path, 0.0, source)
+        new = self._new_id()
+        registration = Registration(owner, id_hash(new), key_digest, path, 0.0, source, id=new)
         self._insert(registration)
         return registration
 
     def _insert(self, registration: Registration) -> None:
         owner, path = registration.owner, registration.path
         self._by_key[registration.key_digest] = registration
-        self._by_id[registration.id] = registration
+        self._by_id[registration.id_hash] = registration
         self._by_owner[owner] = registration
         self._by_source.add(path.remote, owner)
         self._count(registration, 1, registration.count)
@@ -316,29 +316,27 @@ class Registry:
             0 <= record.owner < limits.max_registrations
             and record.owner not in self._by_owner
             and record.key_digest not in self._by_key
-            and record.id not in self._by_id
+            and record.id_hash not in self._by_id
             and len(record.connection_ids) <= limits.max_connection_ids_per_registration
             and len(self._by_cid) + len(record.connection_ids) <= limits.max_connection_ids
             and all(self._by_cid.get(cid) is None for cid in record.connection_ids)
         )
 
     def _restore(self, record: Record, lease_end: float) -> None:
-        registration = Registration(
-            record.owner,
-            record.id,
-            record.key_digest,
-            record.path,
-            lease_end,
-            source_of(record.path.remote),
-            record.grant,
-            record.valid_until,
-            joined_ids=b"".join(record.connection_ids),
-        )
+        registration = Registration.restored(record, lease_end)
         self._insert(registration)
         self._deadlines.put(registration)
         self._by_cid.update(record.connection_ids, record.owner)
         if record.connection_ids:
             self._changes.append(ConnectionIdsAdded(record.owner, tuple(record.connection_ids)))
+
+    def _name(self, registration: Registration) -> str:
+        if registration.id is None:  # restored: nobody knows its id any more
+            del self._by_id[registration.id_hash]
+            registration.id = self._new_id()
+            registration.id_hash = id_hash(registration.id)
+            self._by_id[registration.id_hash] = registration
+        return registration.id
 
     def _hold(self, registration: Registration, holder: HolderId) -> None:
         if registration.holder == holder:
@@ -369,12 +367,14 @@ class Registry:
             # What it may send may be another now: whoever follows the changes looks again.
             self._changes.append(OwnerMoved(registration.owner, registration.path))
 
-    def _move(self, registration: Registration, path: Path, source: str) -> None:
+    def _move(
+        self, registration: Registration, path: Path, source: str, *, tell: bool = False
+    ) -> None:
         if registration.source != source:
             self._quota.add(registration.source, -1, -registration.count)
             self._quota.add(source, 1, registration.count)
             registration.source = source
-        if registration.path == path:
+        if registration.path == path and not tell:
             return
         self._by_source.discard(registration.path.remote, registration.owner)
         self._by_source.add(path.remote, registration.owner)
@@ -388,7 +388,7 @@ class Registry:
     def _remove(self, registration: Registration) -> None:
         owner = registration.owner
         del self._by_key[registration.key_digest]
-        del self._by_id[registration.id]
+        del self._by_id[registration.id_hash]
         del self._by_owner[owner]
         self._by_cid.discard(registration.connection_ids)
         if registration.holder is not None:

@@ -143,7 +143,9 @@ class KernelForwarder:
         """Go on with what an earlier run left there, if it is the same registration."""
         entry = self._maps.owners[number]
         record = self._leases.record(number, time.monotonic())
-        identity = (bytes.fromhex(record.id), record.key_digest) if record else (bytes(16),) * 2
+        identity = (
+            (bytes.fromhex(record.id_hash), record.key_digest) if record else (bytes(16),) * 2
+        )
         if entry.generation and (bytes(entry.id), bytes(entry.key_digest)) == identity:
             self._set_rate(entry)
             return _Owner(entry.generation, path)
@@ -167,6 +169,8 @@ class KernelForwarder:
             entry.path = layout.SourceKey.from_buffer_copy(wanted)
             entry.ipv6 = int(":" in owner.path.remote.host)
             entry.sequence = (entry.sequence + 1) % 2**32
+        if record is not None:
+            entry.id[:] = bytes.fromhex(record.id_hash)  # it may have got another one
         entry.lease_end_ns = lease_end
         entry.generation = owner.generation
 

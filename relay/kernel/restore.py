@@ -33,7 +33,7 @@ def read_records(maps: KernelMaps, listeners: Sequence[Address], lease_s: float)
         records.append(
             Record(
                 owner=number,
-                id=bytes(owner.id).hex(),
+                id_hash=bytes(owner.id).hex(),
                 key_digest=bytes(owner.key_digest),
                 path=path,
                 lease_end=lease_end,

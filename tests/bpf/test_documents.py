@@ -6,7 +6,9 @@ from pathlib import Path
 
 from bpf import layout
 from bpf.pins import PinSizes, shapes
-from relay.kernel.config import NAMES, PREFIX
+from relay.config import Config
+from relay.kernel.config import PREFIX
+from relay.settings.declare import sections
 
 TEXT = (Path(__file__).parents[2] / "docs" / "kernel-path.md").read_text()
 
@@ -22,7 +24,8 @@ def test_every_map_and_no_other() -> None:
 
 
 def test_every_variable() -> None:
-    assert {f"{PREFIX}{name}" for name in NAMES} == set(re.findall(rf"{PREFIX}\w+", TEXT))
+    (xdp,) = (section for section in sections(Config) if section.key == "xdp")
+    assert {setting.variable for setting in xdp.settings} == set(re.findall(rf"{PREFIX}\w+", TEXT))
 
 
 def test_the_owner_is_as_long_as_it_says() -> None:

@@ -136,7 +136,7 @@ def test_records_are_what_was_registered(scene: Scene) -> None:
     assert found.path == PeerPath(RECEIVERS[6], 1, RELAYS[6].host)
     assert found.connection_ids == {CIDS[6]}
     expected = scene.leases.record(RECEIVER[6], 0.0)
-    assert (found.id, found.key_digest) == (expected.id, expected.key_digest)
+    assert (found.id_hash, found.key_digest) == (expected.id_hash, expected.key_digest)
     assert found.lease_end == pytest.approx(scene.leases.lease_end)
 
 

@@ -46,7 +46,8 @@ def make(**limits: float) -> Registry:
 def registered(registry: Registry) -> set[bytes]:
     return {
         cid
-        for change in registry.snapshot()
+        for owner in registry.owners()
+        for change in registry.describe(owner)
         if isinstance(change, ConnectionIdsAdded)
         for cid in change.connection_ids
     }

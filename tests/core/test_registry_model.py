@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from relay.core.path import Path
+from relay.core.registration import id_hash
 from relay.core.registry import Registry, RegistryFull, RegistryLimits
 from relay.core.table import ConnectionIdsAdded, ForwardingTable, OwnerMoved, OwnerRemoved
 from relay.forwarding.channel import ConnectionIdsRemoved, FrameReader, Sync
@@ -76,13 +77,13 @@ class RegistryMachine(RuleBasedStateMachine):
     def move(self, holder: int, path: Path) -> None:
         self.registry.move(holder, path)
         records = [self.registry.record(owner, self.now) for owner in self.registry.owners()]
-        paths = {record.id: record.path for record in records if record is not None}
+        paths = {record.id_hash: record.path for record in records if record is not None}
         there = sum(each.remote == path.remote for each in paths.values())
         assert there <= PER_PEER
         for key, (id_, held_by, _, end) in self.model.items():
-            if held_by == holder and (paths[id_] == path or there < PER_PEER):
+            if held_by == holder and (paths[id_hash(id_)] == path or there < PER_PEER):
                 self.model[key] = (id_, holder, path, end)
-            assert paths[id_] == self.model[key][2]
+            assert paths[id_hash(id_)] == self.model[key][2]
         self.follow()
 
     @rule(holder=HOLDERS)
@@ -152,8 +153,9 @@ class RegistryMachine(RuleBasedStateMachine):
     @invariant()
     def all_know_the_same(self) -> None:
         filled = ForwardingTable()
-        for change in self.registry.snapshot():
-            filled.apply(change)
+        for owner in self.registry.owners():
+            for change in self.registry.describe(owner):
+                filled.apply(change)
         assert self.followed == filled
         assert len(self.registry) == len(self.model)
         sources = {path.remote for _, _, path, _ in self.model.values()}

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from relay.core.path import Path
+from relay.core.registration import id_hash
 from relay.core.registry import Record, Registry, RegistryFull, RegistryLimits
 from relay.core.table import ConnectionIdsAdded, ForwardingTable, OwnerMoved
 from relay.wire.address import Address
@@ -16,9 +17,13 @@ PATH = Path(Address("192.0.2.1", 50000), 0, "198.51.100.1")
 OTHER_PATH = Path(Address("192.0.2.2", 50001), 0, "198.51.100.1")
 
 
-def make_registry(limits: RegistryLimits = LIMITS) -> Registry:
-    ids = iter(range(10**6))
+def make_registry(limits: RegistryLimits = LIMITS, first_id: int = 0) -> Registry:
+    ids = iter(range(first_id, 10**6))
     return Registry(limits, new_id=lambda: f"{next(ids):032x}")
+
+
+FIRST_ID = f"{0:032x}"
+"""Of the registration in `a_record`."""
 
 
 def request(number: int, num: int = 3) -> RegisterRequest:
@@ -32,7 +37,7 @@ def records_of(registry: Registry, now: float) -> list[Record]:
 
 def filled(registry: Registry) -> ForwardingTable:
     table = ForwardingTable()
-    for change in registry.snapshot():
+    for change in (each for owner in registry.owners() for each in registry.describe(owner)):
         table.apply(change)
     return table
 
@@ -66,10 +71,10 @@ def test_the_forwarders_hear_of_it() -> None:
 
 def test_the_key_shown_again_takes_the_registration_over() -> None:
     registry = make_registry()
-    registry.restore([record := a_record(owner=5)], now=0.0)
+    registry.restore([a_record(owner=5)], now=0.0)
     registry.take_changes()
     answer = registry.register(request(1, num=4), OTHER_PATH, holder=9, now=1.0)
-    assert (answer.id, answer.connection_ids) == (record.id, 4)
+    assert answer.connection_ids == 4
     moved, added = registry.take_changes()
     assert moved == OwnerMoved(5, OTHER_PATH)
     assert isinstance(added, ConnectionIdsAdded)
@@ -79,8 +84,30 @@ def test_the_key_shown_again_takes_the_registration_over() -> None:
 def test_its_id_still_ends_it() -> None:
     registry = make_registry()
     registry.restore([record := a_record()], now=0.0)
-    assert registry.delete(record.id)
+    assert record.id_hash == id_hash(FIRST_ID)
+    assert registry.delete(FIRST_ID)
     assert len(registry) == 0
+
+
+def test_until_its_key_is_shown_again() -> None:
+    """Only the hash is known of the old one, so the answer has a new one."""
+    registry = make_registry(first_id=7)
+    registry.restore([a_record(owner=5)], now=0.0)
+    registry.take_changes()
+    new = registry.register(request(1), PATH, holder=9, now=1.0).id
+    assert registry.take_changes() == [OwnerMoved(5, PATH)]  # whoever keeps records looks again
+    (record,) = records_of(registry, now=1.0)
+    assert record.id_hash == id_hash(new)
+    assert registry.register(request(1), PATH, holder=9, now=1.0).id == new
+    assert registry.take_changes() == []
+    other = make_registry()
+    other.restore([record], now=1.0)
+    assert not other.delete(FIRST_ID)
+    assert other.delete(new)
+
+
+def test_an_id_is_in_no_record() -> None:
+    assert FIRST_ID not in repr(a_record())
 
 
 def test_the_lease_of_a_held_one_ends_a_lease_after_it_was_recorded() -> None:
@@ -134,7 +161,7 @@ def test_numbers_between_the_restored_ones_are_used_before_new_ones() -> None:
     [
         {"owner": 0},
         {"key_digest": a_record().key_digest},
-        {"id": a_record().id},
+        {"id_hash": a_record().id_hash},
         {"connection_ids": a_record().connection_ids},
         {"owner": LIMITS.max_registrations},
         {"owner": -1},

@@ -44,13 +44,18 @@ class FormerPackets:
         self._settle()
 
     def expire(self, now: float) -> int:
-        """Give up those whose time is over: their data is sent again. Returns how many."""
+        """Give up those whose time is over: their data is sent again.
+
+        Returns how many of them should have been acknowledged.
+        """
         due = [number for number, (at, _) in self._packets.items() if at <= now]
+        lost = 0
         for number in due:
             _, packet = self._packets.pop(number)
+            lost += packet.is_ack_eliciting
             _tell(packet, QuicDeliveryState.LOST)
         self._settle()
-        return len(due)
+        return lost
 
     def _settle(self) -> None:
         self._next_at = min((at for at, _ in self._packets.values()), default=float("inf"))

@@ -144,12 +144,10 @@ class PipeRecovery(QuicPacketRecovery):
             left less than `REMEMBERED_S` ago is taken for what it was then.
         :param round_trip_s: of a path that is not remembered; None: not known.
         """
-        patience_s = self.get_probe_timeout()
-        for space in self.spaces:
-            self._former.add(self._drain(space), patience_s)
-        has_swallowed = self._former.next_at <= now
-        round_trip = {each: getattr(self, each) for each in _ROUND_TRIP}
+        timeout_s = self.get_probe_timeout()
+        packets = [packet for space in self.spaces for packet in self._drain(space)]
         if self._rtt_initialized:
+            round_trip = {each: getattr(self, each) for each in _ROUND_TRIP}
             self._left[self._path] = _PathState(now, self._cc, round_trip)
         while len(self._left) > REMEMBERED_PATHS:
             del self._left[next(iter(self._left))]
@@ -160,6 +158,11 @@ class PipeRecovery(QuicPacketRecovery):
             self._resume_path(known)
         else:
             self._begin_path(round_trip_s)
+        # Their acknowledgements may come by the new path, in its time.
+        self._former.add(packets, timeout_s + (self.smoothed_rtt or round_trip_s or 0.0))
+        has_swallowed = any(
+            each.is_ack_eliciting and (each.sent_time or 0.0) + timeout_s <= now for each in packets
+        )
         self._verdict_at = now + self.get_probe_timeout() if has_swallowed else None
         self._rtt_first_sample_time = now
         self._pto_count = 0

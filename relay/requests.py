@@ -128,7 +128,7 @@ def loop_time() -> float:
     return asyncio.get_running_loop().time()
 
 
-_NO_LIMIT = RateLimits(per_minute=1e9, burst=10**9, max_sources=1)
+_NO_LIMIT = RateLimits(per_minute=1e9, burst=10**9)
 
 
 def connection_of(request: Request) -> Connection:

@@ -66,8 +66,8 @@ class RateLimiter:
             if len(self._buckets) >= self._limits.max_sources:
                 self._buckets.popitem(last=False)
             bucket = self._buckets[source] = _Bucket(burst, now, rate, burst)
-        bucket.tokens = min(bucket.fill(now), burst)
-        bucket.at, bucket.rate, bucket.burst = now, rate, burst
+        bucket.rate, bucket.burst = rate, burst
+        bucket.tokens, bucket.at = bucket.fill(now), now
         self._buckets.move_to_end(source)
         if bucket.tokens < 1.0:
             return (1.0 - bucket.tokens) / rate

@@ -56,6 +56,7 @@ class Service:
 
     def __init__(self) -> None:
         self.registered: list[tuple[RegisterRequest, Path, HolderId]] = []
+        self.grants: list[Grant | None] = []
         self.deleted: list[str] = []
         self.error: Exception | None = None
 
@@ -69,6 +70,7 @@ class Service:
         if self.error is not None:
             raise self.error
         self.registered.append((request, path, holder))
+        self.grants.append(grant)
         return RegisterAnswer("0" * 32, str(path.remote), request.num, 180.0)
 
     def delete(self, registration_id: str) -> bool:

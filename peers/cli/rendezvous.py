@@ -1,6 +1,7 @@
 """`quicpipe accept --listen` and `quicpipe dial PEER`: the relay delivers the invite."""
 
 import time
+from collections.abc import Callable
 
 from relay.wire.rendezvous import is_fingerprint
 
@@ -15,6 +16,9 @@ from .io import Sink, Source, say
 from .keys import has_pairing_key, load_or_make_identity, load_pairing_key, load_pins, pinned
 from .options import Options
 from .session import chosen_relay, talk
+
+COMPLAINT_INTERVAL_S = 5.0
+"""Seconds between two lines about dialers that were not let in."""
 
 
 async def dial_peer_command(options: Options) -> int:
@@ -32,17 +36,18 @@ async def dial_peer_command(options: Options) -> int:
 async def listen_command(options: Options) -> int:
     """Wait at the relay for a dialer, or for one after another with `--keep-open`."""
     relay, trust = chosen_relay(options), RelayTrust(options.relay_fingerprint)
+    let_in = _whom_to_let_in(options)
     identity = load_or_make_identity(options)
     listener = await listen(
         str(relay),
         identity=identity,
-        auth=_whom_to_let_in(options, identity),
+        auth=let_in(identity),
         trust=trust,
         name=options.name,
         path_policy=options.path_policy,
     )
     async with listener:
-        listener.on_refused = _say_refused
+        listener.on_refused = _Complaints().add
         name = f" and as {options.name}" if options.name else ""
         say(f"listening at the relay {relay} as {identity.fingerprint}{name}")
         if options.keep_open:
@@ -79,7 +84,8 @@ async def _whom(
     """
     fingerprint = peer if is_fingerprint(peer) else load_pins(options).get(peer)
     if options.peers:
-        return fingerprint or peer, Pinned(load_or_make_identity(options), pinned(options))
+        fingerprints = pinned(options)
+        return fingerprint or peer, Pinned(load_or_make_identity(options), fingerprints)
     if has_pairing_key(options):
         return fingerprint or peer, PairingKey(load_pairing_key(options))
     if fingerprint is not None:
@@ -92,19 +98,38 @@ async def _whom(
     )
 
 
-def _whom_to_let_in(options: Options, identity: Identity) -> Authentication:
-    """:raises UsageError: nobody is named."""
+def _whom_to_let_in(options: Options) -> Callable[[Identity], Authentication]:
+    """Decided before an identity is made.
+
+    :raises UsageError: nobody is named, or a label stands for nobody.
+    """
     if options.peers:
-        return Pinned(identity, pinned(options))
+        fingerprints = pinned(options)
+        return lambda identity: Pinned(identity, fingerprints)
     if options.anyone:
-        return AnyPeer(identity)
+        return AnyPeer
     if has_pairing_key(options):
-        return PairingKey(load_pairing_key(options))
+        key = PairingKey(load_pairing_key(options))
+        return lambda _: key
     raise UsageError(
         "whom to let in? Give --peer FINGERPRINT (what 'quicpipe identity' shows there), or a"
         " pairing key, or --anyone"
     )
 
 
-def _say_refused(error: PeersError) -> None:
-    say(f"a dialer was not let in: {error}")
+class _Complaints:
+    """Tells of dialers that were not let in. Strangers can make any number: each has no line."""
+
+    def __init__(self) -> None:
+        self._next_at = 0.0
+        self._untold = 0
+
+    def add(self, error: PeersError) -> None:
+        """One more."""
+        now = time.monotonic()
+        if now < self._next_at:
+            self._untold += 1
+            return
+        more = f" ({self._untold} more since the last time)" if self._untold else ""
+        say(f"a dialer was not let in: {error}{more}")
+        self._next_at, self._untold = now + COMPLAINT_INTERVAL_S, 0

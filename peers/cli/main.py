@@ -1,6 +1,7 @@
 """The command `quicpipe`: what is run for which command line, and its exit codes."""
 
 import asyncio
+import importlib
 import logging
 import signal
 import sys
@@ -59,9 +60,9 @@ def _run(options: Options) -> int:
         require_output()
     match options.command:
         case "dial" if options.peer is not None and is_code(options.peer):
-            return _run_async(_spoken().dial_code_command(options))
+            return _run_async(_module("code").dial_code_command(options))
         case "accept" if options.code:
-            return _run_async(_spoken().accept_code_command(options))
+            return _run_async(_module("code").accept_code_command(options))
         case "dial" if options.peer is not None:
             return _run_async(cli_rendezvous.dial_peer_command(options))
         case "dial":
@@ -71,14 +72,15 @@ def _run(options: Options) -> int:
         case "accept":
             invite = cli_pipe.read_invite(options)
             return _run_async(cli_pipe.accept_command(options, invite))
+        case "doctor":
+            return _run_async(_module("doctor").doctor_command(options))
         case _:
             return _AT_ONCE[options.command](options)
 
 
-def _spoken() -> ModuleType:
-    from . import code  # not at the top: few need it, and it takes a while to load
-
-    return code
+def _module(name: str) -> ModuleType:
+    """One that is not loaded at the top: few need it, and it takes a while."""
+    return importlib.import_module(f".{name}", __package__)
 
 
 _AT_ONCE: dict[str, Callable[[Options], int]] = {

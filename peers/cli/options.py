@@ -53,6 +53,7 @@ class Options(argparse.Namespace):
     original: bool = False
     relay_only: bool = False
     direct_only: bool = False
+    json: bool = False
     output: Path | None = None
 
     @property

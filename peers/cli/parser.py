@@ -92,6 +92,16 @@ example:
 
 The pins are in the file known_peers beside one's identity.
 """
+_DOCTOR_EXAMPLES = """\
+examples:
+  quicpipe doctor --relay relay.example
+      whether UDP passes, how far the relay is, where it sees this machine, what the NAT does,
+      whether the router maps ports, which packets are too large
+  quicpipe doctor --json --relay relay.example
+      the same for programs
+
+It maps no port and changes nothing. Exit code 1: the relay is not reached.
+"""
 _IDENTITY_EXAMPLES = """\
 example:
   quicpipe identity
@@ -137,6 +147,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="a new file, readable by you only (default: standard output)",
     )
     _add_pins(commands)
+    _add_doctor(commands)
     return parser
 
 
@@ -249,6 +260,14 @@ def _add_pins(commands: "_Commands[_Parser]") -> None:
         _add_identity_option(parser)
 
 
+def _add_doctor(commands: "_Commands[_Parser]") -> None:
+    parser = _add(commands, "doctor", "say what network this is", _DOCTOR_EXAMPLES)
+    _add_relay_address_options(
+        parser, "the relay to be reached; without it $QUICPIPE_RELAY (default port: 4433)"
+    )
+    parser.add_argument("--json", action="store_true", help="as JSON (docs/protocol.md §12.4)")
+
+
 def _add(
     commands: "_Commands[_Parser]", name: str, summary: str, examples: str, *, long: bool = False
 ) -> _Parser:
@@ -264,7 +283,7 @@ def _add(
     )
 
 
-def _add_relay_options(parser: _Parser, help_text: str) -> None:
+def _add_relay_address_options(parser: _Parser, help_text: str) -> None:
     parser.add_argument("--relay", type=relay_name, metavar="HOST[:PORT]", help=help_text)
     parser.add_argument(
         "--relay-fingerprint",
@@ -272,6 +291,10 @@ def _add_relay_options(parser: _Parser, help_text: str) -> None:
         metavar="FINGERPRINT",
         help="trust the relay with this certificate and no other: sha256:…",
     )
+
+
+def _add_relay_options(parser: _Parser, help_text: str) -> None:
+    _add_relay_address_options(parser, help_text)
     parser.add_argument(
         "--original",
         action="store_true",

@@ -12,8 +12,8 @@ from peers.network import DatagramSocket
 from peers.relay_name import RelayName
 from peers.trust import RelayTrust
 from relay.certificate import ServerCertificate
-from relay.wire.address import Address
-from tests.lab.virtual_network import Conditions, Host, Nat, Packet, VirtualNetwork
+from tests.lab.virtual_nat import Behaviour, MappingBehaviour, Nat
+from tests.lab.virtual_network import Conditions, Host, VirtualNetwork
 from tests.lab.virtual_relay import PORT, VirtualRelay
 
 RELAY_NAME = "relay.example"
@@ -23,37 +23,9 @@ PRIVATE = "192.168.1.7"
 SECOND_PORT = PORT + 1
 
 
-class DependentNat(Nat):
-    """Address- and port-dependent mapping (RFC 4787 §4.1) and filtering (§5)."""
-
-    def __init__(self, network: VirtualNetwork, public: str) -> None:
-        super().__init__(network, public, float("inf"))
-        network.attach(public, self)
-        self._core = network
-        self._outside = public
-        self._hosts: dict[str, Host] = {}
-        self._ports: dict[tuple[Address, Address], int] = {}
-        self._pairs: dict[int, tuple[Address, Address]] = {}
-
-    def connect(self, host: Host, private: str) -> None:
-        self._hosts[private] = host
-
-    def disconnect(self, private: str) -> None:
-        self._hosts.pop(private, None)
-
-    def send_out(self, packet: Packet) -> None:
-        pair = (packet.source, packet.destination)
-        port = self._ports.setdefault(pair, 30_000 + len(self._ports))
-        self._pairs[port] = pair
-        source = Address(self._outside, port)
-        self._core.route(Packet(packet.datagram, source, packet.destination))
-
-    def arrive(self, packet: Packet) -> None:
-        private, contacted = self._pairs.get(packet.destination.port, (None, None))
-        if private is None or contacted != packet.source:
-            self._core.drop("nat: never contacted")
-        elif (host := self._hosts.get(private.host)) is not None:
-            host.arrive(Packet(packet.datagram, packet.source, private))
+def dependent_nat(network: VirtualNetwork, public: str) -> Nat:
+    """One that maps by address and port (RFC 4787 §4.1), and filters by both (§5)."""
+    return network.nat(public, behaviour=Behaviour(mapping=MappingBehaviour.ADDRESS_AND_PORT))
 
 
 @dataclass

@@ -22,8 +22,8 @@ from .nat_world import (
     PUBLIC,
     RELAY,
     SECOND_PORT,
-    DependentNat,
     NatWorld,
+    dependent_nat,
     main_socket,
     nat_world,
     until,
@@ -69,7 +69,7 @@ def test_the_mapping_is_found_within_a_few_round_trips(
 ) -> None:
     async def scene(world: NatWorld) -> None:
         is_dependent = mapping is Mapping.DEPENDENT
-        nat = DependentNat(world.network, PUBLIC) if is_dependent else world.network.nat(PUBLIC)
+        nat = dependent_nat(world.network, PUBLIC) if is_dependent else world.network.nat(PUBLIC)
         world.behind(nat)
         link = await world.link()
         world.discover(link)
@@ -129,8 +129,8 @@ def test_a_move_to_another_network_is_told_and_judged_anew(certificate: ServerCe
         world.discover(link)
         await until(lambda: world.outlooks[-1:] != [] and bool(world.outlook.sockets[0].mapping))
         await until(lambda: world.outlook.sockets[0].mapping is Mapping.INDEPENDENT)
-        world.behind(DependentNat(world.network, "203.0.113.77"))
-        world.peer.move("192.168.9.9", behind=DependentNat(world.network, "203.0.113.78"))
+        world.behind(dependent_nat(world.network, "203.0.113.77"))
+        world.peer.move("192.168.9.9", behind=dependent_nat(world.network, "203.0.113.78"))
         took = await until(lambda: world.outlook.sockets[0].mapping is Mapping.DEPENDENT)
         assert took < LOOK_S + 2.0
         assert [str(each.ip) for each in world.outlook.interfaces] == ["192.168.9.9"]

@@ -217,7 +217,9 @@ class WorkerPool:
             )
         except OSError as error:
             logger.error("worker %d cannot be started: %s", index, error)
-            self._replace(index, forwarded=False)
+            # Once all have run it is descriptors or memory that lack: others hold them, and may let
+            # them go. Whoever gave up now would end what the other workers still forward.
+            self._replace(index, forwarded=self._started)
 
     def _synced(self, worker: WorkerProcess, number: int) -> None:
         if number == 0:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import socket
 import sys
@@ -259,6 +260,30 @@ def test_a_program_that_does_not_exist_is_given_up() -> None:
         async with relay_of(command=("/nonexistent/python",), start=False) as relay:
             with pytest.raises(WorkersFailed):
                 await relay.start()
+
+    asyncio.run(main())
+
+
+def test_a_lack_of_descriptors_is_sat_out() -> None:
+    async def main() -> None:
+        async with relay_of(workers=1) as relay:
+            sender, receiver = relay.peer(), relay.peer()
+            relay.register(address_of(sender))
+            cid = relay.register(address_of(receiver))
+            [pid] = relay.pool.pids
+            before = resource.getrlimit(resource.RLIMIT_NOFILE)
+            # Not even what the dead worker leaves is enough.
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+            try:
+                os.kill(pid, signal.SIGKILL)
+                await asyncio.sleep(2.5)  # more than five attempts
+                assert relay.pool.pids == []
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, before)
+            await until(lambda: relay.pool.pids != [])
+            await relay.pool.synchronise()
+            await relay.forwards(sender, receiver, cid)
+            assert relay.failures == []
 
     asyncio.run(main())
 

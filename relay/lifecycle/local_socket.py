@@ -32,6 +32,7 @@ MAX_PATH = 107
 """Bytes of the path: what a socket address holds (unix(7))."""
 
 _READ_SIZE = 65_536
+_LAST_WORD_S = 0.2
 _CREDENTIALS = struct.Struct("@3i")
 
 Message = dict[str, Any]
@@ -48,11 +49,16 @@ class ClientGone(Exception):
 class LocalConnection:
     """One end of a connection within the relay's event loop."""
 
-    def __init__(self, connection: socket.socket, at_most: int = MAX_REQUEST) -> None:
-        """`connection` is non-blocking. `at_most` bytes are taken in one message."""
+    def __init__(
+        self, connection: socket.socket, at_most: int = MAX_REQUEST, received: bytes = b""
+    ) -> None:
+        """`connection` is non-blocking. `at_most` bytes are taken in one message.
+
+        :param received: what was read from it before.
+        """
         self._socket = connection
         self._at_most = at_most
-        self._buffer = bytearray()
+        self._buffer = bytearray(received)
         self._loop = asyncio.get_running_loop()
 
     @property
@@ -177,12 +183,16 @@ class LocalServer:
 
     async def close(self) -> None:
         """End, and remove the socket unless a successor has put its own there."""
-        tasks = [each for each in (self._accepting, *self._clients) if each is not None]
-        tasks = [each for each in tasks if each is not asyncio.current_task()]
-        for each in tasks:
+        if self._accepting is not None:
+            self._accepting.cancel()
+            await asyncio.gather(self._accepting, return_exceptions=True)
+            self._accepting = None
+        others = self._clients - {asyncio.current_task()}
+        if others:  # they may have a last word
+            await asyncio.wait(others, timeout=_LAST_WORD_S)
+        for each in others:
             each.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self._accepting = None
+        await asyncio.gather(*others, return_exceptions=True)
         if self._listening is not None:
             self._listening.close()
             self._listening = None

@@ -30,12 +30,12 @@ from relay.requests import (
     validated_path,
 )
 from relay.wire.address import Address
+from relay.wire.body import MalformedRequest
 from relay.wire.outside import ADDRESS_PATH, AddressAnswer
 from relay.wire.registration import (
     HEALTH_PATH,
     REGISTER_PATH,
     REGISTRATIONS_PATH,
-    MalformedRequest,
     RegisterAnswer,
     RegisterRequest,
 )
@@ -64,12 +64,14 @@ def create_app(
     clock: Clock | None = None,
     listeners: Sequence[Address] = (),
     more: Sequence[BaseRoute] = (),
+    is_leaving: Callable[[], bool] = lambda: False,
 ) -> Starlette:
     """Make the application. `clock` (seconds) is the running loop's unless given.
 
     :param guard: has the rates of registrations; else they are `rate_limits` for each source.
     :param listeners: the relay's own addresses, for peers that want to ask at another one.
     :param more: what else is served.
+    :param is_leaving: whether the relay is about to end: whoever asks for its health shall know.
     """
     rates = guard or RegisterGuard(rate_limits or RateLimits(), clock=clock)
 
@@ -95,11 +97,16 @@ def create_app(
             raise Problem(404, "there is no registration of that id; it may have expired")
         return Response(status_code=204)
 
+    async def health(request: Request) -> Response:
+        if is_leaving():
+            return JSONResponse({"status": "draining"}, 503)
+        return JSONResponse({"status": "ok"})
+
     routes = [
         Route(REGISTER_PATH, register, methods=["POST"]),
         Route(REGISTRATIONS_PATH + "/{id}", delete, methods=["DELETE"]),
         Route(ADDRESS_PATH, address, methods=["GET"]),
-        Route(HEALTH_PATH, _health, methods=["GET"]),
+        Route(HEALTH_PATH, health, methods=["GET"]),
         *more,
     ]
     app = Starlette(
@@ -108,10 +115,6 @@ def create_app(
     )
     app.router.redirect_slashes = False  # a path is right or it is 404
     return app
-
-
-async def _health(request: Request) -> Response:
-    return JSONResponse({"status": "ok"})
 
 
 def _register(
@@ -129,6 +132,8 @@ def _register(
         raise Problem(403, str(error)) from None
     except RegistryFull as error:
         raise Problem(429, str(error), retry_after_s=error.retry_after_s) from None
+    except RelayLeaves as error:
+        raise Problem(503, str(error), retry_after_s=error.retry_after_s) from None
     except TokenOver:
         raise
     except RegistrationRefused as error:

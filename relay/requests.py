@@ -17,7 +17,8 @@ from relay.core.admission import Grant
 from relay.core.limits import RateLimiter, RateLimits, source_of
 from relay.core.path import Path
 from relay.core.registry import HolderId
-from relay.wire.registration import MAX_BODY, MalformedRequest
+from relay.wire.body import MalformedRequest
+from relay.wire.registration import MAX_BODY
 
 CONNECTION_EXTENSION = "quicpipe.connection"
 """The key in `scope["extensions"]` under which the server puts the client's connection."""

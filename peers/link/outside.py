@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from relay.wire.address import Address
+from relay.wire.body import MalformedRequest
 from relay.wire.outside import ADDRESS_PATH, AddressAnswer
-from relay.wire.registration import MalformedRequest
 
 from ..errors import RelayError
 from .connection import RelayConnection, Response

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, field
 
+from relay.wire.body import MalformedRequest
 from relay.wire.connection_id import Derivation
 from relay.wire.registration import (
     MAX_CONNECTION_IDS_PER_REQUEST,
     REGISTER_PATH,
-    MalformedRequest,
     RegisterAnswer,
     RegisterRequest,
 )

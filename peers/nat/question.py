@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from relay.wire.address import Address
+from relay.wire.body import MalformedRequest
 from relay.wire.outside import AddressAnswer
-from relay.wire.registration import MalformedRequest
 
 from ..endpoint import Endpoint
 from ..errors import RelayError
@@ -15,6 +15,7 @@ from ..link.connection import RelayConnection
 from ..link.outside import ask_address
 from ..network import DatagramSocket
 from ..relay_name import RelayName
+from ..token import TokenSource
 from ..trust import RelayTrust
 from .outlook import Mapping
 
@@ -29,10 +30,16 @@ somebody: each gets a dozen datagrams at most."""
 class Questioner:
     """Knows the endpoint, the relay's name, and which certificate it must show."""
 
-    def __init__(self, endpoint: Endpoint, name: RelayName, fingerprint: str) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        name: RelayName,
+        fingerprint: str,
+        token: TokenSource | None = None,
+    ) -> None:
         self._endpoint = endpoint
         self._name = name
-        self._trust = RelayTrust(fingerprint)
+        self._trust = RelayTrust(fingerprint, token=token)
 
     async def ask(self, socket: DatagramSocket, relay: Address) -> AddressAnswer | None:
         """Ask at one address of the relay's, over a connection of its own, from that socket.
@@ -47,7 +54,7 @@ class Questioner:
             way = self._endpoint.beside(socket, relay)
         except KeyError:  # it was closed meanwhile
             return None
-        connection = RelayConnection(self._endpoint, way, self._name.host, check)
+        connection = RelayConnection(self._endpoint, way, self._name.host, check, self._trust.token)
         try:
             async with asyncio.timeout(PATIENCE_S):
                 await connection.ready

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from relay.wire.registration import MalformedRequest
+from relay.wire.body import MalformedRequest
 from relay.wire.rendezvous import INVITES_PATH, NAMES_PATH, InviteRequest, NameAnswer
 
 from ..auth import Authentication

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 
-from relay.wire.registration import MalformedRequest
+from relay.wire.body import MalformedRequest
 from relay.wire.rendezvous import (
     CHALLENGE_PATH,
     END_PATH,

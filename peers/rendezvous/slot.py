@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 
-from relay.wire.registration import MalformedRequest
+from relay.wire.body import MalformedRequest
 from relay.wire.slots import (
     CLAIM_PATH,
     END_PATH,

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 
 from .address import Address
-from .registration import MalformedRequest, json_object
+from .body import MalformedRequest, json_object
 
 ADDRESS_PATH = "/v1/address"
 

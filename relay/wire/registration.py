@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from .body import MalformedRequest, integer, json_object
 from .connection_id import MAX_COUNTER, Derivation, InvalidKey, check_key
 
 MAX_BODY = 4096
@@ -20,10 +21,6 @@ _MAX_LEASE = 2**32
 REGISTER_PATH = "/v1/register"
 REGISTRATIONS_PATH = "/v1/registrations"
 HEALTH_PATH = "/health"
-
-
-class MalformedRequest(ValueError):
-    """The request's body is not what the protocol says; the text tells what was expected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +51,8 @@ class RegisterRequest:
         fields = json_object(body)
         derivation = _derivation(fields)
         key = _key(fields, derivation)
-        num = _integer(fields, "num", MAX_CONNECTION_IDS_PER_REQUEST)
-        first = _integer(fields, "first", MAX_COUNTER) if "first" in fields else 1
+        num = integer(fields, "num", 1, MAX_CONNECTION_IDS_PER_REQUEST)
+        first = integer(fields, "first", 1, MAX_COUNTER) if "first" in fields else 1
         if first + num - 1 > MAX_COUNTER:
             raise MalformedRequest(f"'first' + 'num' goes past the last counter, {MAX_COUNTER}")
         return cls(key, num, derivation, first)
@@ -103,20 +100,6 @@ class RegisterAnswer:
         )
 
 
-def json_object(body: bytes) -> dict[str, Any]:
-    """Read a JSON object.
-
-    :raises MalformedRequest: if it is none.
-    """
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise MalformedRequest(f"the body is not JSON: {str(error)[:100]}") from None
-    if not isinstance(value, dict):
-        raise MalformedRequest("the body is not a JSON object")
-    return value
-
-
 def _derivation(fields: dict[str, Any]) -> Derivation:
     name = fields.get("derivation", Derivation.BLAKE2B.value)
     try:
@@ -139,10 +122,3 @@ def _key(fields: dict[str, Any], derivation: Derivation) -> bytes:
     except InvalidKey as error:
         raise MalformedRequest(f"'key': {error}") from None
     return key
-
-
-def _integer(fields: dict[str, Any], name: str, maximum: int) -> int:
-    value = fields.get(name)
-    if type(value) is not int or not 1 <= value <= maximum:
-        raise MalformedRequest(f"'{name}' is not a whole number from 1 to {maximum}")
-    return value

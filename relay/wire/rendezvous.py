@@ -4,15 +4,21 @@ All that is said with a listener's id stands in bodies: paths get into logs, and
 credential.
 """
 
-import base64
-import binascii
 import json
 import re
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
-from .registration import MalformedRequest
+from .body import (
+    MalformedRequest,
+    binary,
+    encode,
+    identifier,
+    integer,
+    json_object,
+    to_base64,
+)
 
 CHALLENGE_PATH = "/v1/challenge"
 LISTEN_PATH = "/v1/listen"
@@ -39,7 +45,6 @@ MAX_WAIT_S = 25
 _CONTEXT = b"quicpipe/1 listen\0"
 _FINGERPRINT = re.compile(r"sha256:[0-9a-f]{64}")
 _NAME = re.compile(rf"[a-z][a-z0-9._-]{{0,{MAX_NAME - 1}}}")
-_ID = re.compile(r"[0-9a-f]{32}")
 _SAFE_AUTH = frozenset({"certificate", "pairing-key"})
 _MAX_NUMBER = 2**53 - 1  # what every reader of JSON has as an integer
 
@@ -80,12 +85,12 @@ class ChallengeAnswer:
 
     def encode(self) -> bytes:
         """The JSON body."""
-        return _encode(challenge=_base64(self.challenge))
+        return encode(challenge=to_base64(self.challenge))
 
     @classmethod
     def decode(cls, body: bytes) -> "ChallengeAnswer":
         """:raises MalformedRequest: if it is none."""
-        challenge = _binary(_json_object(body), "challenge", CHALLENGE_LENGTH)
+        challenge = binary(json_object(body), "challenge", CHALLENGE_LENGTH)
         if len(challenge) != CHALLENGE_LENGTH:
             raise MalformedRequest(f"'challenge' has {len(challenge)} bytes, not 32")
         return cls(challenge)
@@ -104,18 +109,18 @@ class ListenRequest:
     def encode(self) -> bytes:
         """The JSON body."""
         fields = {
-            "certificate": _base64(self.certificate),
-            "signature": _base64(self.signature),
+            "certificate": to_base64(self.certificate),
+            "signature": to_base64(self.signature),
         }
-        return _encode(**fields, **({} if self.name is None else {"name": self.name}))
+        return encode(**fields, **({} if self.name is None else {"name": self.name}))
 
     @classmethod
     def decode(cls, body: bytes) -> "ListenRequest":
         """:raises MalformedRequest: for anything else than a well-formed request."""
-        fields = _json_object(body)
+        fields = json_object(body)
         return cls(
-            _binary(fields, "certificate", MAX_CERTIFICATE),
-            _binary(fields, "signature", MAX_SIGNATURE),
+            binary(fields, "certificate", MAX_CERTIFICATE),
+            binary(fields, "signature", MAX_SIGNATURE),
             _name(fields, "name") if "name" in fields else None,
         )
 
@@ -131,13 +136,13 @@ class ListenAnswer:
 
     def encode(self) -> bytes:
         """The JSON body."""
-        return _encode(id=self.id, grace=self.grace)
+        return encode(id=self.id, grace=self.grace)
 
     @classmethod
     def decode(cls, body: bytes) -> "ListenAnswer":
         """:raises MalformedRequest: if it is none."""
-        fields = _json_object(body)
-        return cls(_id(fields), _integer(fields, "grace", 1, 86_400))
+        fields = json_object(body)
+        return cls(identifier(fields, "id"), integer(fields, "grace", 1, 86_400))
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,17 +159,17 @@ class WaitRequest:
 
     def encode(self) -> bytes:
         """The JSON body."""
-        return _encode(id=self.id, after=self.after, limit=self.limit, wait=self.wait)
+        return encode(id=self.id, after=self.after, limit=self.limit, wait=self.wait)
 
     @classmethod
     def decode(cls, body: bytes) -> "WaitRequest":
         """:raises MalformedRequest: for anything else than a well-formed request."""
-        fields = _json_object(body)
+        fields = json_object(body)
         return cls(
-            _id(fields),
-            _integer(fields, "after", 0, _MAX_NUMBER) if "after" in fields else 0,
-            _integer(fields, "limit", 0, MAX_BATCH) if "limit" in fields else MAX_BATCH,
-            _integer(fields, "wait", 0, MAX_WAIT_S) if "wait" in fields else MAX_WAIT_S,
+            identifier(fields, "id"),
+            integer(fields, "after", 0, _MAX_NUMBER) if "after" in fields else 0,
+            integer(fields, "limit", 0, MAX_BATCH) if "limit" in fields else MAX_BATCH,
+            integer(fields, "wait", 0, MAX_WAIT_S) if "wait" in fields else MAX_WAIT_S,
         )
 
 
@@ -186,14 +191,14 @@ class WaitAnswer:
 
         :raises MalformedRequest: if it is none.
         """
-        found = _json_object(body).get("invites")
+        found = json_object(body).get("invites")
         if not isinstance(found, list) or len(found) > MAX_BATCH:
             raise MalformedRequest(f"'invites' is not a list of at most {MAX_BATCH}")
         invites = []
         for each in found:
             if not isinstance(each, dict) or not isinstance(each.get("invite"), dict):
                 raise MalformedRequest("'invites' has something that is none")
-            after = _integer(each, "number", after + 1, _MAX_NUMBER)
+            after = integer(each, "number", after + 1, _MAX_NUMBER)
             invites.append((after, _dump(each["invite"])))
         return cls(tuple(invites))
 
@@ -206,12 +211,12 @@ class EndRequest:
 
     def encode(self) -> bytes:
         """The JSON body."""
-        return _encode(id=self.id)
+        return encode(id=self.id)
 
     @classmethod
     def decode(cls, body: bytes) -> "EndRequest":
         """:raises MalformedRequest: for anything else than a well-formed request."""
-        return cls(_id(_json_object(body)))
+        return cls(identifier(json_object(body), "id"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +239,7 @@ class InviteRequest:
         :raises MalformedRequest: for anything else than a well-formed request; also for an invite
             that carries a secret, or none of the kinds that need no secret.
         """
-        fields = _json_object(body)
+        fields = json_object(body)
         to = fields.get("to")
         if not isinstance(to, str) or not (is_fingerprint(to) or is_name(to)):
             raise MalformedRequest("'to' is neither a fingerprint nor a name")
@@ -261,19 +266,15 @@ class NameAnswer:
 
     def encode(self) -> bytes:
         """The JSON body."""
-        return _encode(fingerprint=self.fingerprint)
+        return encode(fingerprint=self.fingerprint)
 
     @classmethod
     def decode(cls, body: bytes) -> "NameAnswer":
         """:raises MalformedRequest: if it is none."""
-        text = _json_object(body).get("fingerprint")
+        text = json_object(body).get("fingerprint")
         if not isinstance(text, str) or not is_fingerprint(text):
             raise MalformedRequest("'fingerprint' is missing, or is none")
         return cls(text)
-
-
-def _encode(**fields: object) -> bytes:
-    return json.dumps(fields).encode()
 
 
 def _dump(value: dict[str, Any]) -> str:
@@ -281,37 +282,6 @@ def _dump(value: dict[str, Any]) -> str:
         return json.dumps(value, separators=(",", ":"))
     except RecursionError:
         raise MalformedRequest("the JSON is nested too deeply") from None
-
-
-def _json_object(body: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(body, parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
-        raise MalformedRequest(f"the body is not JSON: {str(error)[:100]}") from None
-    if not isinstance(value, dict):
-        raise MalformedRequest("the body is not a JSON object")
-    return value
-
-
-def _no_number(text: str) -> None:
-    raise ValueError(f"{text} is no number in JSON")
-
-
-def _base64(data: bytes) -> str:
-    return base64.b64encode(data).decode()
-
-
-def _binary(fields: dict[str, Any], name: str, most: int) -> bytes:
-    text = fields.get(name)
-    if not isinstance(text, str):
-        raise MalformedRequest(f"'{name}' is missing or not a string; expected base64")
-    try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise MalformedRequest(f"'{name}' is not base64") from None
-    if not 1 <= len(data) <= most:
-        raise MalformedRequest(f"'{name}' has {len(data)} bytes; expected 1 to {most}")
-    return data
 
 
 def _name(fields: dict[str, Any], key: str) -> str:
@@ -322,17 +292,3 @@ def _name(fields: dict[str, Any], key: str) -> str:
             f" case, at most {MAX_NAME}"
         )
     return text
-
-
-def _id(fields: dict[str, Any]) -> str:
-    text = fields.get("id")
-    if not isinstance(text, str) or not _ID.fullmatch(text):
-        raise MalformedRequest("'id' is not 32 hexadecimal digits")
-    return text
-
-
-def _integer(fields: dict[str, Any], name: str, least: int, most: int) -> int:
-    value = fields.get(name)
-    if type(value) is not int or not least <= value <= most:
-        raise MalformedRequest(f"'{name}' is not a whole number from {least} to {most}")
-    return value

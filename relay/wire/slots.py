@@ -3,15 +3,19 @@
 All are POSTs, and every token stands in a body: paths get into logs, and a token is a credential.
 """
 
-import base64
-import binascii
-import json
-import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from .registration import MalformedRequest
+from .body import (
+    MalformedRequest,
+    binary,
+    encode,
+    identifier,
+    integer,
+    json_object,
+    to_base64,
+)
 
 OPEN_PATH = "/v1/slots"
 CLAIM_PATH = "/v1/slots/claim"
@@ -27,7 +31,6 @@ MAX_NUMBER = 999_999
 """The largest number of a slot."""
 MAX_WAIT_S = 25
 
-_TOKEN = re.compile(r"[0-9a-f]{32}")
 _MAX_LIFETIME_S = 86_400
 
 
@@ -52,12 +55,12 @@ class OpenRequest:
 
     def encode(self) -> bytes:
         """The JSON body."""
-        return _encode(token=self.token)
+        return encode(token=self.token)
 
     @classmethod
     def decode(cls, body: bytes) -> "OpenRequest":
         """:raises MalformedRequest: for anything else than a well-formed request."""
-        return cls(_token(_json_object(body)))
+        return cls(_token(json_object(body)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +72,15 @@ class OpenAnswer:
 
     def encode(self) -> bytes:
         """The JSON body."""
-        return _encode(slot=self.slot, lifetime=self.lifetime)
+        return encode(slot=self.slot, lifetime=self.lifetime)
 
     @classmethod
     def decode(cls, body: bytes) -> "OpenAnswer":
         """:raises MalformedRequest: if it is none."""
-        fields = _json_object(body)
+        fields = json_object(body)
         return cls(
-            _integer(fields, "slot", 1, MAX_NUMBER),
-            _integer(fields, "lifetime", 1, _MAX_LIFETIME_S),
+            integer(fields, "slot", 1, MAX_NUMBER),
+            integer(fields, "lifetime", 1, _MAX_LIFETIME_S),
         )
 
 
@@ -91,13 +94,13 @@ class ClaimRequest:
 
     def encode(self) -> bytes:
         """The JSON body."""
-        return _encode(slot=self.slot, token=self.token, message=_base64(self.message))
+        return encode(slot=self.slot, token=self.token, message=to_base64(self.message))
 
     @classmethod
     def decode(cls, body: bytes) -> "ClaimRequest":
         """:raises MalformedRequest: for anything else than a well-formed request."""
-        fields = _json_object(body)
-        slot = _integer(fields, "slot", 1, MAX_NUMBER)
+        fields = json_object(body)
+        slot = integer(fields, "slot", 1, MAX_NUMBER)
         return cls(slot, _token(fields), _message(fields))
 
 
@@ -112,13 +115,13 @@ class SendRequest:
 
     def encode(self) -> bytes:
         """The JSON body."""
-        return _encode(token=self.token, number=self.number, message=_base64(self.message))
+        return encode(token=self.token, number=self.number, message=to_base64(self.message))
 
     @classmethod
     def decode(cls, body: bytes) -> "SendRequest":
         """:raises MalformedRequest: for anything else than a well-formed request."""
-        fields = _json_object(body)
-        number = _integer(fields, "number", 0, MAX_MESSAGES - 1)
+        fields = json_object(body)
+        number = integer(fields, "number", 0, MAX_MESSAGES - 1)
         return cls(_token(fields), number, _message(fields))
 
 
@@ -133,14 +136,14 @@ class ReceiveRequest:
 
     def encode(self) -> bytes:
         """The JSON body."""
-        return _encode(token=self.token, number=self.number, wait=self.wait)
+        return encode(token=self.token, number=self.number, wait=self.wait)
 
     @classmethod
     def decode(cls, body: bytes) -> "ReceiveRequest":
         """:raises MalformedRequest: for anything else than a well-formed request."""
-        fields = _json_object(body)
-        number = _integer(fields, "number", 0, MAX_MESSAGES - 1)
-        wait = _integer(fields, "wait", 0, MAX_WAIT_S) if "wait" in fields else 0
+        fields = json_object(body)
+        number = integer(fields, "number", 0, MAX_MESSAGES - 1)
+        wait = integer(fields, "wait", 0, MAX_WAIT_S) if "wait" in fields else 0
         return cls(_token(fields), number, wait)
 
 
@@ -153,8 +156,8 @@ class Received:
 
     def encode(self) -> bytes:
         """The JSON body."""
-        message = None if self.message is None else _base64(self.message)
-        return _encode(message=message, end=self.end)
+        message = None if self.message is None else to_base64(self.message)
+        return encode(message=message, end=self.end)
 
     @classmethod
     def decode(cls, body: bytes) -> "Received":
@@ -162,7 +165,7 @@ class Received:
 
         :raises MalformedRequest: if it is none.
         """
-        fields = _json_object(body)
+        fields = json_object(body)
         if fields.get("message") is not None:
             return cls(_message(fields), None)
         match fields.get("end"):
@@ -184,58 +187,21 @@ class EndRequest:
 
     def encode(self) -> bytes:
         """The JSON body."""
-        return _encode(token=self.token, end=self.end)
+        return encode(token=self.token, end=self.end)
 
     @classmethod
     def decode(cls, body: bytes) -> "EndRequest":
         """:raises MalformedRequest: for anything else than a well-formed request."""
-        fields = _json_object(body)
+        fields = json_object(body)
         match fields.get("end"):
             case End.DONE | End.WRONG_CODE | End.LEFT as name:
                 return cls(_token(fields), End(name))
         raise MalformedRequest(f"'end' is none of {End.DONE}, {End.WRONG_CODE}, {End.LEFT}")
 
 
-def _encode(**fields: object) -> bytes:
-    return json.dumps(fields).encode()
-
-
-def _base64(message: bytes) -> str:
-    return base64.b64encode(message).decode()
-
-
-def _json_object(body: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise MalformedRequest(f"the body is not JSON: {str(error)[:100]}") from None
-    if not isinstance(value, dict):
-        raise MalformedRequest("the body is not a JSON object")
-    return value
-
-
 def _token(fields: dict[str, Any]) -> str:
-    token = fields.get("token")
-    if not isinstance(token, str) or not _TOKEN.fullmatch(token):
-        raise MalformedRequest("'token' is not 32 lower-case hexadecimal digits")
-    return token
+    return identifier(fields, "token")
 
 
 def _message(fields: dict[str, Any]) -> bytes:
-    text = fields.get("message")
-    if not isinstance(text, str):
-        raise MalformedRequest("'message' is missing or not a string; expected base64")
-    try:
-        message = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise MalformedRequest("'message' is not base64") from None
-    if not 1 <= len(message) <= MAX_MESSAGE:
-        raise MalformedRequest(f"'message' has {len(message)} bytes, expected 1 to {MAX_MESSAGE}")
-    return message
-
-
-def _integer(fields: dict[str, Any], name: str, least: int, most: int) -> int:
-    value = fields.get(name)
-    if type(value) is not int or not least <= value <= most:
-        raise MalformedRequest(f"'{name}' is not a whole number from {least} to {most}")
-    return value
+    return binary(fields, "message", MAX_MESSAGE)

@@ -26,6 +26,7 @@ from relay.core.table import ConnectionIdsAdded, ForwardingTable, OwnerMoved
 from relay.http3.server import Failure
 from relay.wire import outside, registration, rendezvous, slots
 from relay.wire.address import Address
+from relay.wire.body import MalformedRequest
 from relay.wire.invariants import LongHeader, Malformed, parse_invariants
 from tests.lab.virtual_loop import run_virtual
 from tests.peers.test_quic_hostile import client_hello, crypto_frame, live, serve
@@ -87,7 +88,7 @@ def bodies(data: bytes) -> None:
     for decode in _BODIES:
         try:
             decode(data)
-        except registration.MalformedRequest:
+        except MalformedRequest:
             continue
 
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.wire.address import Address
+from relay.wire.body import MalformedRequest
 from relay.wire.outside import MAX_LISTENERS, AddressAnswer
-from relay.wire.registration import MalformedRequest
 
 PEER = Address("192.0.2.7", 50000)
 LISTENERS = (Address("0.0.0.0", 4433), Address("2001:db8::1", 4434))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.wire.registration import MalformedRequest
+from relay.wire.body import MalformedRequest
 from relay.wire.rendezvous import (
     MAX_BATCH,
     MAX_CERTIFICATE,

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.wire.registration import MAX_BODY, MalformedRequest
+from relay.wire.body import MalformedRequest
+from relay.wire.registration import MAX_BODY
 from relay.wire.slots import (
     MAX_MESSAGE,
     MAX_MESSAGES,

@@ -4,7 +4,7 @@ It knows nothing of QUIC (see relay/requests.py), and a `RegistrationService` ke
 registrations. What else the relay serves brings its own routes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from starlette.applications import Starlette
@@ -17,7 +17,7 @@ from relay.core.admission import Grant, TokenRefusal, TokenRefused
 from relay.core.destinations import DestinationRefused
 from relay.core.limits import RateLimits
 from relay.core.path import Path
-from relay.core.quota import TokenOver
+from relay.core.quota import RelayLeaves, TokenOver
 from relay.core.registry import HolderId, RegistrationRefused, RegistryFull
 from relay.gate import grant_of, unauthorized
 from relay.problem import PROBLEM_TYPE, problem_body

@@ -17,8 +17,10 @@ from relay.kernel.config import PREFIX as XDP_PREFIX
 from relay.kernel.config import KernelConfig
 from relay.limits import Limits
 from relay.logs import LEVELS, LogFormat
+from relay.settings.addresses import Listen
 from relay.settings.arguments import Parser, add_flags, flag_values
 from relay.settings.declare import Source, section, setting
+from relay.settings.help import EXAMPLES
 from relay.settings.kinds import (
     FilePath,
     Flag,
@@ -28,7 +30,6 @@ from relay.settings.kinds import (
     Text,
     Unfit,
     members,
-    quote,
     words,
 )
 from relay.settings.load import CONFIG_VARIABLE, Given, Loaded, SettingsError, load
@@ -49,75 +50,6 @@ MAX_WORKERS = 64
 MAX_LISTENERS = 64
 _MIN_LEASE_S, _MAX_LEASE_S = 1.0, 86_400.0
 
-_EXAMPLES = f"""\
-Each setting can be said in three ways; a flag wins over a variable, that over the file:
-  --log-level debug                     a flag
-  QUICPIPE_RELAY_LOG_LEVEL=debug        a variable: QUICPIPE_RELAY_ and the flag's name;
-                                        {XDP_PREFIX}... in the section [xdp]; lists by commas
-  log-level = "debug"                   a line of the file (TOML); --xdp-iface is iface in [xdp]
-
-examples:
-  quicpipe-relay token --new-secret token.secret
-  quicpipe-relay --token-secret-file token.secret
-      every address of this machine, port {DEFAULT_PORT}, a certificate of its own making
-  quicpipe-relay token --secret-file token.secret --ttl 1h
-      prints a token for a client
-  quicpipe-relay --listen 192.0.2.1:443 --listen '[2001:db8::1]:443' --open \\
-      --certificate fullchain.pem --private-key privkey.pem
-      two addresses, with a certificate that peers can verify by name; for everybody
-  quicpipe-relay --listen 127.0.0.1:0
-      on loopback, on a port that is free: the line on stdout says which
-  {XDP_PREFIX}IFACE=eth0,eth1 quicpipe-relay
-      forward in the kernel (Linux, as root; docs/kernel-path.md)
-
-commands, each with a --help of its own:
-  quicpipe-relay token          make a token, or the secret for tokens
-  quicpipe-relay check-config   say whether all settings are right, and what they are
-  quicpipe-relay xdp status     what the kernel does
-  quicpipe-relay xdp detach     remove what forwards in the kernel
-
-signals:
-  SIGTERM, SIGINT   tell the clients, and end
-  SIGHUP            the terminal was closed: as SIGTERM
-  SIGUSR1           log all counters
-"""
-
-
-class _Listen:
-    """An IP address and a UDP port."""
-
-    metavar = "IP:PORT"
-
-    def from_text(self, text: str) -> ListenRequest:
-        """See `relay.settings.kinds.Kind`."""
-        expected = "expected IP:PORT such as 127.0.0.1:4433 or [::1]:4433"
-        host, colon, port_text = text.rpartition(":")
-        if not colon or not port_text or port_text.endswith("]"):
-            raise Unfit(f"{quote(text)} has no port; {expected}")
-        is_number = port_text.isascii() and port_text.isdecimal() and len(port_text) <= 5
-        port = int(port_text) if is_number else 65_536
-        if port > 65_535:
-            raise Unfit(f"{quote(text)}: the port is not a number from 0 to 65535; {expected}")
-        bracketed = host.startswith("[") and host.endswith("]")
-        try:
-            ip = ipaddress.ip_address(host[1:-1] if bracketed else host)
-        except ValueError:
-            raise Unfit(
-                f"{quote(text)}: {quote(host)} is no IP address (names are not looked up here); "
-                + expected
-            ) from None
-        if bracketed != (ip.version == 6):
-            raise Unfit(
-                f"{quote(text)}: IPv6 addresses, and no others, stand in brackets, as in [::1]:4433"
-            )
-        return ListenRequest(Address.from_sockaddr((str(ip), port)))
-
-    def from_toml(self, value: object) -> ListenRequest:
-        """See `relay.settings.kinds.Kind`."""
-        if not isinstance(value, str):
-            raise Unfit('is not a string; expected such as "127.0.0.1:4433"')
-        return self.from_text(value)
-
 
 @dataclass(frozen=True, slots=True)
 class Config:
@@ -125,7 +57,7 @@ class Config:
 
     listen: tuple[ListenRequest, ...] = setting(
         DEFAULT_LISTEN,
-        Several(_Listen(), at_most=MAX_LISTENERS),
+        Several(Listen(), at_most=MAX_LISTENERS),
         "IP address and UDP port, IPv6 in brackets; port 0 lets the system choose",
         default_help=f"0.0.0.0:{DEFAULT_PORT} and [::]:{DEFAULT_PORT}",
     )
@@ -148,6 +80,21 @@ class Config:
         default_help="STATE_DIRECTORY, or quicpipe in XDG_STATE_HOME or ~/.local/state",
     )
     """None: neither the operator nor the environment names a place."""
+    state_file: Path | None = setting(
+        None,
+        FilePath(),
+        "where the registrations are kept, for after a crash",
+        default_help="registrations in the state directory, unless a port is 0",
+    )
+    control_socket: Path | None = setting(
+        None,
+        FilePath(),
+        "where commands and a successor reach the relay",
+        default_help="control.sock in RUNTIME_DIRECTORY, or in the state directory, unless a "
+        "port is 0",
+    )
+    runtime_directory: Path | None = None
+    """Where the environment wants sockets; None: it names no place."""
     token_secret_file: Path | None = setting(
         None,
         FilePath(),
@@ -196,6 +143,23 @@ class Config:
     xdp: KernelConfig = section(
         KernelConfig(), "forwarding in the kernel (docs/kernel-path.md)", prefix=XDP_PREFIX
     )
+
+    @property
+    def control_path(self) -> Path | None:
+        """Where the control socket is, or would be; None: the environment names no place."""
+        folder = self.runtime_directory or self.state_directory
+        return self.control_socket or (folder / "control.sock" if folder else None)
+
+    @property
+    def state_path(self) -> Path | None:
+        """Where the state file is, or would be."""
+        folder = self.state_directory
+        return self.state_file or (folder / "registrations" if folder else None)
+
+    @property
+    def is_anywhere(self) -> bool:
+        """Whether the system chooses a port: such a relay takes over from nobody unless told to."""
+        return any(each.address.port == 0 for each in self.listen)
 
     @property
     def kernel(self) -> KernelConfig | None:
@@ -275,7 +239,7 @@ def config_parser(**more: Any) -> Parser:
         "usage": "%(prog)s [--SETTING VALUE ...]\n       %(prog)s COMMAND ...",
         "description": "Forward QUIC packets between registered peers. Peers register over HTTP/3 "
         "on the same UDP port.",
-        "epilog": _EXAMPLES,
+        "epilog": EXAMPLES,
     }
     parser = Parser(**(texts | more))
     parser.add_argument(
@@ -334,6 +298,9 @@ def state_directory(environment: Mapping[str, str]) -> Path | None:
 
 def _with_places(config: Config, environment: Mapping[str, str]) -> Config:
     """Fill in what only this machine knows."""
-    if config.state_directory is not None:
-        return config
-    return replace(config, state_directory=state_directory(environment))
+    runtime = environment.get("RUNTIME_DIRECTORY", "").split(":")[0]
+    return replace(
+        config,
+        state_directory=config.state_directory or state_directory(environment),
+        runtime_directory=Path(runtime) if runtime else None,
+    )

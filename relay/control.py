@@ -8,7 +8,8 @@ import asyncio
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Protocol
 
 from relay.access import Access
@@ -16,18 +17,33 @@ from relay.app import create_app
 from relay.certificate import ServerCertificate
 from relay.core.admission import Grant
 from relay.core.destinations import DestinationRefused
+from relay.core.events import Cause
 from relay.core.leases import LeaseSource
 from relay.core.limits import RateLimits
 from relay.core.path import Path
-from relay.core.registry import HolderId, Record, Registry, RegistryLimits
+from relay.core.quota import RegistryRefusal, RelayLeaves
+from relay.core.registration import id_hash
+from relay.core.registry import (
+    HolderId,
+    Record,
+    RegistrationRefused,
+    Registry,
+    RegistryLimits,
+)
 from relay.core.rendezvous import RendezvousLimits
 from relay.core.table import Change
+from relay.core.watch import Observer
 from relay.forwarding.feed import StateSource
 from relay.gate import Gate
 from relay.http3.server import Http3Counters, Http3Limits, Http3Server
 from relay.limits import Limits
 from relay.rendezvous_app import RendezvousApp
-from relay.requests import RegisterGuard
+from relay.requests import (
+    TOO_OFTEN_BY_SOURCE,
+    TOO_OFTEN_BY_TOKEN,
+    TOO_OFTEN_IN_ALL,
+    RegisterGuard,
+)
 from relay.slots_app import SlotsApp
 from relay.wire.address import Address
 from relay.wire.registration import RegisterAnswer, RegisterRequest
@@ -36,6 +52,13 @@ logger = logging.getLogger(__name__)
 
 _EXPIRIES_PER_TURN = 1000
 """Leases looked at in one turn of the event loop: a millisecond or two."""
+
+_FROZEN_RETRY_S = 1.0
+_DRAINING_RETRY_S = 300.0
+"""What a client is told to wait: by then there is another relay, or none."""
+
+_OWNERS_PER_TURN = 500
+"""Told to a forwarder that joins, in one turn of the event loop: a few milliseconds."""
 
 _RETRY_S = 1.0
 """Seconds until the expiry is tried again, should it have failed."""
@@ -74,15 +97,23 @@ class Control:
         """
         self._loop = asyncio.get_running_loop()
         self._access = access = access or Access()
-        self._gate = Gate(access.verifier, max_requests=access.requests_per_token)
+        self._observer: Observer | None = None
+        self._gate = Gate(
+            access.verifier, max_requests=access.requests_per_token, on_refused=self._tell_refused
+        )
         rate_limits = rate_limits or access.source_rate
-        self._guard = RegisterGuard(rate_limits, access.token_rate, access.total_rate)
+        self._guard = RegisterGuard(
+            rate_limits, access.token_rate, access.total_rate, on_refused=self._tell_refused
+        )
         self._refused = Counter[str]()
         self._registry = Registry(
             registry_limits or RegistryLimits(), new_id=lambda: secrets.token_hex(16)
         )
         self._registry.restore(restored, self._loop.time())
-        self._forwarders = forwarders
+        self._forwarders = list(forwarders)
+        self._is_frozen = False
+        self.is_draining = False
+        """Whether only what is registered already may be, and the relay ends when that has."""
         self._rendezvous = RendezvousApp(
             certificate.fingerprint, limits=rendezvous_limits, rate_limits=rate_limits
         )
@@ -94,6 +125,7 @@ class Control:
                     guard=self._guard,
                     listeners=listeners,
                     more=[*self._rendezvous.routes, *self._slots.routes],
+                    is_leaving=lambda: self.is_draining,
                 )
             ),
             certificate=certificate,
@@ -109,6 +141,10 @@ class Control:
         await self._server.start()
         self._follow()
 
+    def observe(self, make: Callable[[Registry], Observer]) -> None:
+        """From now on tell an observer, made with the registry, what happens."""
+        self._observer = make(self._registry)
+
     async def stop(self) -> None:
         """Tell the clients and end, well within a second. Registrations stay as they are."""
         await self._server.stop()
@@ -116,8 +152,27 @@ class Control:
             self._timer.cancel()
             self._timer = None
 
+    async def join(self, forwarder: Forwarder) -> None:
+        """One more follows from now on. It hears of everything first, piece by piece."""
+        joining = _Joining(forwarder, self._registry)
+        self._forwarders.append(joining)
+        for _ in joining.rounds():
+            await asyncio.sleep(0)
+        self._forwarders[self._forwarders.index(joining)] = forwarder
+
+    def freeze(self) -> None:
+        """From now on nothing is registered, moved or ended; clients wait for their answers."""
+        self._is_frozen = True
+
+    def thaw(self) -> None:
+        """Go on."""
+        self._is_frozen = False
+        self._follow()
+
     def receive_http3(self, datagram: bytes, path: Path) -> None:
         """Take a datagram that may be HTTP/3. Never raises."""
+        if self._is_frozen:
+            return  # the client sends it again
         self._server.receive_datagram(datagram, path)
 
     def seen(self, sources: Iterable[Address]) -> None:
@@ -137,15 +192,33 @@ class Control:
         :raises RegistrationRefused: nothing changed.
         :raises DestinationRefused: nothing changed.
         """
+        if self._is_frozen or (self.is_draining and not self._registry.knows(request)):
+            self._refused[RegistryRefusal.LEAVING.value] += 1
+            raise RelayLeaves(_FROZEN_RETRY_S if self._is_frozen else _DRAINING_RETRY_S)
         self._check_destination(path)
-        answer = self._registry.register(request, path, holder, self._loop.time(), grant)
+        is_known = self._registry.knows(request)
+        try:
+            answer = self._registry.register(request, path, holder, self._loop.time(), grant)
+        except RegistrationRefused as error:
+            self._tell_refused(error.reason.value, path.remote, grant.subject if grant else None)
+            raise
         self._follow()
+        if is_known and self._observer is not None:
+            renewed = self._registry.find(id_hash(answer.id))
+            if renewed is not None:
+                self._observer.renewed(renewed.owner)
         return answer
 
     def delete(self, registration_id: str) -> bool:
-        """End a registration; whether there was one of that name."""
+        """End a registration; whether there was one of that id."""
         was_there = self._registry.delete(registration_id)
-        self._follow()
+        self._follow(Cause.DELETED)
+        return was_there
+
+    def end(self, name: str) -> bool:
+        """The operator ends a registration, by the hash of its id; whether there was one."""
+        was_there = self._registry.end(name)
+        self._follow(Cause.OPERATOR)
         return was_there
 
     def connection_moved(self, holder: HolderId, path: Path) -> None:
@@ -163,6 +236,11 @@ class Control:
         self._rendezvous.connection_closed(holder)
         self._registry.release(holder, self._loop.time())
         self._follow()
+
+    def change_certificate(self, certificate: ServerCertificate) -> None:
+        """From now on new clients see this one."""
+        self._server.change_certificate(certificate)
+        self._rendezvous.change_certificate(certificate.fingerprint)
 
     def change_access(self, access: Access) -> None:
         """From now on these rules; what is revoked by them ends at once."""
@@ -184,7 +262,7 @@ class Control:
         That they are not let in any more, `change_access` or `add_revoked` says.
         """
         count = self._registry.revoke(token_ids) if token_ids else 0
-        self._follow()
+        self._follow(Cause.REVOKED)
         return count
 
     def add_revoked(self, token_id: str) -> int:
@@ -225,9 +303,9 @@ class Control:
             **self._gate.refused,
             **{reason.value: count for reason, count in self._registry.refused.items()},
             **self._refused,
-            "too_often_by_source": self._guard.refused,
-            "too_often_by_token": self._guard.refused_token,
-            "too_often_in_all": self._guard.refused_total,
+            TOO_OFTEN_BY_SOURCE: self._guard.refused,
+            TOO_OFTEN_BY_TOKEN: self._guard.refused_token,
+            TOO_OFTEN_IN_ALL: self._guard.refused_total,
         }
 
     def rendezvous_counters(self) -> Mapping[str, int]:
@@ -239,14 +317,26 @@ class Control:
             self._access.destinations.check(path)
         except DestinationRefused as error:
             self._refused[error.reason.value] += 1
+            self._tell_refused(error.reason.value, path.remote)
             raise
 
-    def _follow(self) -> None:
-        """After each call of the registry: pass its changes on, and see when it next expires."""
+    def _tell_refused(
+        self, reason: str, remote: Address | None, subject: str | None = None
+    ) -> None:
+        if self._observer is not None:
+            self._observer.refused(reason, remote, subject)
+
+    def _follow(self, cause: Cause = Cause.EXPIRED) -> None:
+        """After each call of the registry: pass its changes on, and see when it next expires.
+
+        :param cause: of what has ended.
+        """
         changes = self._registry.take_changes()
         if changes:
             for forwarder in self._forwarders:
                 forwarder.apply(changes)
+            if self._observer is not None:
+                self._observer.follow(changes, cause)
         due = self._registry.next_expiry()
         if due is None or (self._timer is not None and self._timer.when() <= due):
             return  # a timer that fires early finds nothing to do and sets the next
@@ -256,6 +346,8 @@ class Control:
 
     def _expire(self) -> None:
         self._timer = None
+        if self._is_frozen:
+            return  # `thaw` sets the next
         try:
             self._registry.expire(self._loop.time(), _EXPIRIES_PER_TURN)
             self._follow()
@@ -263,3 +355,24 @@ class Control:
             # Registrations that never end would be worse than one line a second.
             logger.exception("ending registrations failed")
             self._timer = self._loop.call_later(_RETRY_S, self._expire)
+
+
+class _Joining:
+    """Stands before a forwarder that has not yet heard of everything."""
+
+    def __init__(self, forwarder: Forwarder, state: StateSource) -> None:
+        self._forwarder = forwarder
+        self._state = state
+        self._untold = dict.fromkeys(state.owners())
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        """Pass on what concerns owners of whom it was told; the others' descriptions have it."""
+        self._forwarder.apply([each for each in changes if each.owner not in self._untold])
+
+    def rounds(self) -> Iterator[None]:
+        """Describe some owners in each round, until all are described."""
+        while some := list(islice(self._untold, _OWNERS_PER_TURN)):
+            for owner in some:
+                del self._untold[owner]
+            self._forwarder.apply([each for owner in some for each in self._state.describe(owner)])
+            yield

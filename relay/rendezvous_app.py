@@ -54,6 +54,9 @@ from relay.wire.rendezvous import (
     is_name,
 )
 
+_OWN_CERTIFICATES = 4
+"""The relay's own, one after the other, that connections which live may have been made with."""
+
 
 class RendezvousApp:
     """Serves the rendezvous. For one event loop; `routes` go into the application."""
@@ -67,7 +70,7 @@ class RendezvousApp:
         clock: Clock | None = None,
     ) -> None:
         """:param relay_fingerprint: of the certificate with which the relay serves HTTP/3."""
-        self._relay_fingerprint = relay_fingerprint
+        self._relay_fingerprints = [relay_fingerprint]  # the newest first
         self._limits = limits or RendezvousLimits()
         self._guard = RateGuard(rate_limits or RateLimits(), clock)
         self._challenges = Challenges(lambda: secrets.token_bytes(CHALLENGE_LENGTH))
@@ -82,6 +85,11 @@ class RendezvousApp:
             Route(INVITES_PATH, self._invite, methods=["POST"]),
             Route(NAMES_PATH + "/{name}", self._name, methods=["GET"]),
         ]
+
+    def change_certificate(self, relay_fingerprint: str) -> None:
+        """From now on the relay serves with this one; connections that there are know another."""
+        others = [each for each in self._relay_fingerprints if each != relay_fingerprint]
+        self._relay_fingerprints = [relay_fingerprint, *others][:_OWN_CERTIFICATES]
 
     def connection_closed(self, holder: HolderId) -> None:
         """An HTTP/3 connection has ended. Its listeners have their time of grace."""
@@ -111,7 +119,7 @@ class RendezvousApp:
         now = self._guard.now()
         try:
             challenge = self._challenges.take(connection.id, now)
-            fingerprint = check_proof(asked, challenge, self._relay_fingerprint)
+            fingerprint = self._check_proof(asked, challenge)
         except ProofInvalid as error:
             self._proofs_refused += 1
             raise Problem(403, str(error)) from None
@@ -144,6 +152,16 @@ class RendezvousApp:
             raise _too_many(error) from None
         answer = WaitAnswer(tuple((each.number, each.content) for each in invites))
         return json_answer(answer.encode())
+
+    def _check_proof(self, asked: ListenRequest, challenge: bytes) -> str:
+        """See `check_proof`. A client may have verified any certificate that we served with."""
+        problem = ProofInvalid("there is no certificate")
+        for own in self._relay_fingerprints:
+            try:
+                return check_proof(asked, challenge, own)
+            except ProofInvalid as error:
+                problem = error
+        raise problem
 
     def _fetch(self, asked: WaitRequest) -> list[WaitingInvite]:
         return self._rendezvous.fetch(asked.id, asked.after, asked.limit, self._guard.now())

@@ -42,6 +42,8 @@ class RegistryRefusal(StrEnum):
     """Another key holds one of its connection IDs."""
     TOKEN_EXPIRED = "token_expired"
     """It would be a new one, but the token that came with it is over."""
+    LEAVING = "relay_leaving"
+    """The relay drains, or hands over."""
     FULL = "registrations_full"
     CIDS_FULL = "cids_full"
     CIDS_OF_REGISTRATION_FULL = "cids_of_registration_full"
@@ -79,6 +81,16 @@ class RegistryFull(RegistrationRefused):
 
     def __init__(self, what: str, reason: RegistryRefusal, retry_after_s: float) -> None:
         super().__init__(what, reason)
+        self.retry_after_s = retry_after_s
+
+
+class RelayLeaves(RegistrationRefused):
+    """The relay is about to end, and takes nothing new; `retry_after_s` as in `RegistryFull`."""
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__(
+            "this relay is about to end, and takes no new registrations", RegistryRefusal.LEAVING
+        )
         self.retry_after_s = retry_after_s
 
 

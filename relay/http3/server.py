@@ -92,6 +92,10 @@ class Http3Server:
         """From now on these; connections that there are keep theirs."""
         self._limits = self._table.limits = limits
 
+    def change_certificate(self, certificate: ServerCertificate) -> None:
+        """From now on clients see this one; connections that there are go on."""
+        self._configuration = server_configuration(certificate, self._limits)
+
     async def stop(self) -> None:
         """Tell all clients, end all connections and requests, stop the application.
 

@@ -11,7 +11,7 @@ to trust it is decided here, by the first of these that applies:
 import ipaddress
 import ssl
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +26,7 @@ from relay.wire.address import Address
 
 from .errors import RelayUntrusted, printable
 from .identity import fingerprint_of, parse_fingerprint
+from .token import TokenSource
 
 _PEM_END = b"-----END CERTIFICATE-----"
 
@@ -41,6 +42,8 @@ class RelayTrust:
     """Trust this certificate and no other, whatever it says. `parse_fingerprint` reads it."""
     roots: Path | None = None
     """Root certificates, one PEM file; None: the system's."""
+    token: TokenSource | None = field(default=None, repr=False, compare=False)
+    """What to show to the relay once it is trusted: it may let in nobody else."""
 
     def __post_init__(self) -> None:
         if self.fingerprint is not None:

@@ -8,17 +8,17 @@ from ..known_peers import default_pins_path, editing
 from ..pipe import Pipe
 from ..relay_name import RelayName
 from ..rendezvous.spoken import accept_code, dial_code
-from ..trust import RelayTrust
 from .io import Source, say
 from .keys import load_or_make_identity, load_pins
 from .options import Options
 from .qr import show_qr
 from .session import chosen_relay, talk
+from .token import relay_trust
 
 
 async def accept_code_command(options: Options) -> int:
     """Make a code, wait until it is used, then connect the standard streams to the pipe."""
-    relay, trust = chosen_relay(options), RelayTrust(options.relay_fingerprint)
+    relay, trust = chosen_relay(options), relay_trust(options)
     identity = _identity(options)
     making = accept_code(
         str(relay), trust=trust, identity=identity, path_policy=options.path_policy
@@ -38,7 +38,7 @@ async def accept_code_command(options: Options) -> int:
 
 async def dial_code_command(options: Options) -> int:
     """Use a code, then connect the standard streams to the pipe."""
-    relay, trust = chosen_relay(options), RelayTrust(options.relay_fingerprint)
+    relay, trust = chosen_relay(options), relay_trust(options)
     identity = _identity(options)
     started = time.monotonic()
     dialing = dial_code(

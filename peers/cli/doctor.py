@@ -8,10 +8,10 @@ from ..doctor.words import in_words
 from ..errors import UsageError
 from ..network import SystemNetwork
 from ..relay_name import RelayName
-from ..trust import RelayTrust
 from .io import put, say, say_on_terminal
 from .options import Options
 from .session import RELAY_VARIABLE
+from .token import relay_trust
 
 
 async def doctor_command(options: Options) -> int:
@@ -21,7 +21,7 @@ async def doctor_command(options: Options) -> int:
         raise UsageError("--relay-fingerprint has no effect without --relay: give both, or neither")
     if not options.json:
         say_on_terminal("examining the network, up to ten seconds …")
-    report = await examine(SystemNetwork(), relay, RelayTrust(options.relay_fingerprint))
+    report = await examine(SystemNetwork(), relay, relay_trust(options))
     if options.json:
         put(json.dumps(report.to_json(), indent=2, ensure_ascii=False) + "\n")
     else:

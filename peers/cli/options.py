@@ -46,6 +46,8 @@ class Options(argparse.Namespace):
     fingerprint: str = ""
     pairing_key_file: Path | None = None
     pairing_key_prompt: bool = False
+    token_file: Path | None = None
+    token_prompt: bool = False
     identity: Path | None = None
     invite: Path | None = None
     expires_s: float | None = None
@@ -119,6 +121,16 @@ def key_file(text: str) -> Path:
         raise argparse.ArgumentTypeError(
             "this is a key, and a command line can be seen by others: write it into a file, or"
             " better make a new one with 'quicpipe keygen --output FILE'"
+        )
+    return file_path(text)
+
+
+def token_file(text: str) -> Path:
+    """The path of a file with a token; a token itself does not belong on a command line."""
+    if text.startswith("eyJ") and text.count(".") == 2:
+        raise argparse.ArgumentTypeError(
+            "this is a token, and a command line can be seen by others: write it into a file, or"
+            " set QUICPIPE_TOKEN"
         )
     return file_path(text)
 

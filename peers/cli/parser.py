@@ -13,6 +13,7 @@ from .options import (
     listener_name,
     peer_or_label,
     relay_name,
+    token_file,
     whom_to_dial,
 )
 
@@ -291,6 +292,15 @@ def _add_relay_address_options(parser: _Parser, help_text: str) -> None:
         metavar="FINGERPRINT",
         help="trust the relay with this certificate and no other: sha256:…",
     )
+    token = parser.add_mutually_exclusive_group()
+    token.add_argument(
+        "--token-file",
+        type=token_file,
+        metavar="FILE",
+        help="the token that the relay wants is in this file; without it $QUICPIPE_TOKEN_FILE or"
+        " $QUICPIPE_TOKEN",
+    )
+    token.add_argument("--token-prompt", action="store_true", help="ask for it on the terminal")
 
 
 def _add_relay_options(parser: _Parser, help_text: str) -> None:

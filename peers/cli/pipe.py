@@ -8,20 +8,20 @@ from ..auth import Authentication, InviteKey, Original, PairingKey, Pinned
 from ..dialer import dial
 from ..errors import UsageError
 from ..invite import DEFAULT_LIFETIME_S, AuthKind, Invite
-from ..trust import RelayTrust
 from .invite import is_standard_stream, obtain, publish, withdraw
 from .io import Source, noticing_closed_output, say
 from .keys import has_pairing_key, load_identity, load_pairing_key, pinned
 from .options import Options
 from .qr import show_qr
 from .session import chosen_relay, talk
+from .token import invites_relay_trust, relay_trust
 
 
 async def dial_command(options: Options) -> int:
     """Give an invite away, wait for the answer, then connect the standard streams to the pipe."""
     auth = _dialers_authentication(options)
     relay = chosen_relay(options)
-    trust = RelayTrust(options.relay_fingerprint)
+    trust = relay_trust(options)
     started = time.monotonic()
     dialing = await dial(
         str(relay),
@@ -55,8 +55,8 @@ async def accept_command(options: Options, invite: Invite) -> int:
     elif options.relay is not None:
         invite = replace(invite, relay=options.relay)
     trust = None
-    if options.original or options.relay_fingerprint is not None:
-        trust = RelayTrust(options.relay_fingerprint)
+    if invite.relay is not None:
+        trust = invites_relay_trust(options, invite.relay, invite.fingerprint)
     if options.verbose:
         say(f"answering by relay {invite.relay}")
     started = time.monotonic()

@@ -16,6 +16,7 @@ from .io import Sink, Source, say
 from .keys import has_pairing_key, load_or_make_identity, load_pairing_key, load_pins, pinned
 from .options import Options
 from .session import chosen_relay, talk
+from .token import relay_trust
 
 COMPLAINT_INTERVAL_S = 5.0
 """Seconds between two lines about dialers that were not let in."""
@@ -23,7 +24,7 @@ COMPLAINT_INTERVAL_S = 5.0
 
 async def dial_peer_command(options: Options) -> int:
     """Dial a peer that listens at the relay, then connect the standard streams to the pipe."""
-    relay, trust = chosen_relay(options), RelayTrust(options.relay_fingerprint)
+    relay, trust = chosen_relay(options), relay_trust(options)
     to, auth = await _whom(options.peer or "", options, relay, trust)
     started = time.monotonic()
     dialing = dial_to(str(relay), to, auth=auth, trust=trust, path_policy=options.path_policy)
@@ -35,7 +36,7 @@ async def dial_peer_command(options: Options) -> int:
 
 async def listen_command(options: Options) -> int:
     """Wait at the relay for a dialer, or for one after another with `--keep-open`."""
-    relay, trust = chosen_relay(options), RelayTrust(options.relay_fingerprint)
+    relay, trust = chosen_relay(options), relay_trust(options)
     let_in = _whom_to_let_in(options)
     identity = load_or_make_identity(options)
     listener = await listen(

@@ -7,8 +7,8 @@ from socket import AddressFamily
 from typing import Any
 
 from relay.wire.address import Address
+from relay.wire.body import MalformedRequest
 from relay.wire.outside import AddressAnswer
-from relay.wire.registration import MalformedRequest
 
 from ..endpoint import Endpoint, Way
 from ..errors import RelayError, RelayUnreachable, RelayUntrusted
@@ -118,7 +118,9 @@ class Examination:
         def check(chain: list[bytes]) -> None:
             self._trust.check(chain, self._relay.host, address, datetime.now(UTC))
 
-        connection = RelayConnection(self._endpoint, way, self._relay.host, check)
+        connection = RelayConnection(
+            self._endpoint, way, self._relay.host, check, self._trust.token
+        )
         report = FamilyReport(Reach.SILENT, address)
         try:
             report.reach, report.problem = await self._await_ready(connection, address)

@@ -26,6 +26,7 @@ from ..endpoint import Endpoint, Way
 from ..errors import PeersError, RegistrationFailed, RelayUnreachable, printable
 from ..quic.connection import PeerConnection
 from ..quic.parts import HTTP3_ALPN, TlsParts, TransportSettings
+from ..token import TokenSource, hint
 
 IDLE_TIMEOUT_S = 40.0
 """Seconds; more than two keepalives. The liveness of the link finds out much sooner."""
@@ -39,6 +40,8 @@ _SETTINGS = TransportSettings(
     connection_window=8 * MAX_RESPONSE,  # for all streams that are not over
     max_streams=8,  # of the relay's own: control and QPACK make three (RFC 9114 §6.2)
 )
+
+_UNAUTHORIZED = 401
 
 _log = logging.getLogger(__name__)
 
@@ -57,9 +60,15 @@ class Response:
     headers: dict[str, str]
     """Names in lower case."""
     body: bytes
+    had_token: bool = False
+    """Whether the request showed one."""
 
     def problem(self) -> str:
         """What went wrong, in the relay's words (RFC 9457), fit to be shown."""
+        said = self._problem()
+        return hint(said, had_token=self.had_token) if self.status == _UNAUTHORIZED else said
+
+    def _problem(self) -> str:
         try:
             fields = json.loads(self.body)
         except (ValueError, RecursionError):
@@ -73,6 +82,7 @@ class _Exchange:
     """A request that waits for its response."""
 
     response: asyncio.Future[Response]
+    had_token: bool = False
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
     body: bytearray = field(default_factory=bytearray)
@@ -81,8 +91,17 @@ class _Exchange:
 class RelayConnection:
     """Implements `Connection`. It begins with its construction; wait for `ready`."""
 
-    def __init__(self, endpoint: Endpoint, way: Way, host: str, check: Check) -> None:
-        """:param host: the relay's name or address, for SNI."""
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        way: Way,
+        host: str,
+        check: Check,
+        token: TokenSource | None = None,
+    ) -> None:
+        """:param host: the relay's name or address, for SNI.
+        :param token: shown with every request, and so to a relay that `check` trusts only.
+        """
         loop = asyncio.get_running_loop()
         self._endpoint = endpoint
         self._place = endpoint.place(way)
@@ -92,6 +111,7 @@ class RelayConnection:
             settings=_SETTINGS,
         )
         self._check = check
+        self._token = token
         self._http: H3Connection | None = None  # None until the relay is trusted
         self._exchanges: dict[int, _Exchange] = {}  # by stream
         self._ping_id = 0
@@ -139,7 +159,10 @@ class RelayConnection:
         if body:
             headers.append((b"content-type", b"application/json"))
             headers.append((b"content-length", str(len(body)).encode()))
-        exchange = _Exchange(asyncio.get_running_loop().create_future())
+        token = self._token() if self._token is not None else None
+        if token is not None:
+            headers.append((b"authorization", b"Bearer " + token.encode()))
+        exchange = _Exchange(asyncio.get_running_loop().create_future(), token is not None)
         self._exchanges[stream] = exchange
         self._http.send_headers(stream, headers, end_stream=not body)
         if body:
@@ -252,7 +275,9 @@ class RelayConnection:
         if len(exchange.body) > MAX_RESPONSE:
             self._fail(event.stream_id, RegistrationFailed("the relay's answer is too large"))
         elif event.stream_ended and not exchange.response.done():
-            response = Response(exchange.status, exchange.headers, bytes(exchange.body))
+            response = Response(
+                exchange.status, exchange.headers, bytes(exchange.body), exchange.had_token
+            )
             exchange.response.set_result(response)
 
     def _fail(self, stream: int, error: PeersError) -> None:

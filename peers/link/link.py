@@ -53,7 +53,8 @@ class RelayLink:
         self._search = RelaySearch(endpoint, name, trust)
         self._loop = asyncio.get_running_loop()
         self._connection: RelayConnection | None = None
-        self._registrations = Renewals(endpoint, str(name), lambda: self._connection)
+        self._registrations = Renewals(endpoint, str(name), lambda: self._connection, trust.token)
+        self.token = trust.token
         self._up = asyncio.Event()  # set while there is a connection that has not ended
         # Done when the connection, thought lost, was only slow.
         self._recovered: asyncio.Future[None] = self._loop.create_future()

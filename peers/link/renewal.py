@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from ..endpoint import Endpoint
 from ..errors import RegistrationFailed, RelayUnreachable
+from ..token import TokenSource
 from .connection import RelayConnection
 from .registration import Registration, register
 
@@ -14,6 +15,8 @@ SETTLE_S = 5.0
 """Seconds for a new connection to take all registrations; else another one is tried."""
 REFUSED_RETRY_S = 15.0
 """Seconds until a registration that the relay did not renew is tried again."""
+TOKEN_INTERVAL_S = 30.0
+"""Seconds between two looks whether our token was renewed."""
 LONGEST_RETRY_S = 120.0
 """The same where the relay asks for more."""
 
@@ -24,15 +27,24 @@ class Renewals:
     """Which registrations there are, and the care that each is kept."""
 
     def __init__(
-        self, endpoint: Endpoint, authority: str, current: Callable[[], RelayConnection | None]
+        self,
+        endpoint: Endpoint,
+        authority: str,
+        current: Callable[[], RelayConnection | None],
+        token: TokenSource | None = None,
     ) -> None:
-        """:param current: gives the connection that is in use."""
+        """:param current: gives the connection that is in use.
+        :param token: when it changes, everything is registered again: what an old one has begun
+            ends some time after it.
+        """
         self._endpoint = endpoint
         self._authority = authority
         self._current = current
         self._loop = asyncio.get_running_loop()
         self._registrations: list[Registration] = []
         self._tasks: set[asyncio.Task[None]] = set()  # for those that a relay refused to renew
+        self._token = token
+        self._watching: asyncio.Task[None] | None = None
 
     def __iter__(self) -> Iterator[Registration]:
         return iter(list(self._registrations))
@@ -40,6 +52,8 @@ class Renewals:
     def add(self, registration: Registration) -> None:
         """Keep it from now on."""
         self._registrations.append(registration)
+        if self._token is not None and self._watching is None:
+            self._watching = self._loop.create_task(self._watch(self._token))
 
     def remove(self, registration: Registration) -> None:
         """No longer; one that is not kept is ignored."""
@@ -50,6 +64,8 @@ class Renewals:
         """Try nothing any more."""
         for task in self._tasks:
             task.cancel()
+        if self._watching is not None:
+            self._watching.cancel()
 
     async def renew_all(self, connection: RelayConnection) -> bool:
         """Register everything again over a new connection; False: the connection is no good."""
@@ -66,6 +82,17 @@ class Renewals:
             self._endpoint.release(connection.way)
             return False
         return True
+
+    async def _watch(self, token: TokenSource) -> None:
+        shown = token()
+        while True:
+            await asyncio.sleep(TOKEN_INTERVAL_S)
+            now = token()
+            connection = self._current()
+            if now != shown and connection is not None:
+                shown = now
+                for each in self:
+                    self._renew_later(each, 0.0)
 
     def _renew_later(self, registration: Registration, wait_s: float | None) -> None:
         delay_s = REFUSED_RETRY_S if wait_s is None else min(wait_s, LONGEST_RETRY_S)

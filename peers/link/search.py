@@ -133,7 +133,7 @@ class RelaySearch:
         def check(chain: list[bytes]) -> None:
             self._trust.check(chain, self._name.host, way.relay, datetime.now(UTC))
 
-        return RelayConnection(self._endpoint, way, self._name.host, check)
+        return RelayConnection(self._endpoint, way, self._name.host, check, self._trust.token)
 
     def _enter(self, race: Race, address: Address, patience_s: float | None = None) -> bool:
         """Start an attempt on a fresh socket; False: this machine has none for that family."""

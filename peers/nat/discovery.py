@@ -200,7 +200,8 @@ class Discovery:
         self._main = None
 
     def _begin(self, socket: DatagramSocket) -> SocketState:
-        questioner = Questioner(self._link.endpoint, self._link.name, self._link.fingerprint)
+        link = self._link
+        questioner = Questioner(link.endpoint, link.name, link.fingerprint, link.token)
         state = SocketState(socket, questioner, self._changed)
         self._states[socket] = state
         return state

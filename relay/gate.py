@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from relay.core.admission import Grant, TokenRefusal, TokenRefused, expired
 from relay.core.limits import RateLimiter, RateLimits, source_of
 from relay.problem import PROBLEM_TYPE, problem_body
-from relay.requests import CONNECTION_EXTENSION, Clock, Connection, loop_time
+from relay.requests import CONNECTION_EXTENSION, Clock, Connection, OnRefused, loop_time
 from relay.tokens import Verifier
 from relay.wire import rendezvous, slots
 from relay.wire.outside import ADDRESS_PATH
@@ -53,12 +53,15 @@ class Gate:
         max_requests: int = 256,
         clock: Clock | None = None,
         wall_clock: Callable[[], float] = time.time,
+        on_refused: OnRefused | None = None,
     ) -> None:
         """:param verifier: None: everybody is let in.
         :param max_requests: at once, of one subject.
         :param clock: gives seconds; the running loop's unless given.
         :param wall_clock: gives seconds since 1970.
+        :param on_refused: told of each that is not let in.
         """
+        self._on_refused = on_refused
         self.verifier = verifier
         self.max_requests = max_requests
         self._clock = clock or loop_time
@@ -81,7 +84,7 @@ class Gate:
                 await self._refuse(scope, error)(scope, receive, send)
                 return
             if self._running[grant.subject] >= self.max_requests:
-                self.refused[REQUESTS_FULL] += 1
+                self._count(REQUESTS_FULL, scope, grant.subject)
                 detail = f"your token permits {self.max_requests} requests at once"
                 await _problem(429, detail, retry_after_s=_RETRY_S)(scope, receive, send)
                 return
@@ -112,10 +115,16 @@ class Gate:
         if path is not None:
             wait_s = self._refusals.take(source_of(path.remote), self._clock())
             if wait_s:
-                self.refused[TOO_MANY_REFUSED] += 1
+                self._count(TOO_MANY_REFUSED, scope)
                 return _problem(429, "too many requests without a good token", retry_after_s=wait_s)
-        self.refused[error.reason.value] += 1
+        self._count(error.reason.value, scope)
         return unauthorized(error)
+
+    def _count(self, reason: str, scope: Scope, subject: str | None = None) -> None:
+        self.refused[reason] += 1
+        if self._on_refused is not None:
+            path = scope["extensions"][CONNECTION_EXTENSION].validated_path
+            self._on_refused(reason, path.remote if path else None, subject)
 
 
 def grant_of(request: Request) -> Grant | None:

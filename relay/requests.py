@@ -17,6 +17,7 @@ from relay.core.admission import Grant
 from relay.core.limits import RateLimiter, RateLimits, source_of
 from relay.core.path import Path
 from relay.core.registry import HolderId
+from relay.wire.address import Address
 from relay.wire.body import MalformedRequest
 from relay.wire.registration import MAX_BODY
 
@@ -26,6 +27,8 @@ CONNECTION_EXTENSION = "quicpipe.connection"
 Clock = Callable[[], float]
 """Gives seconds."""
 
+OnRefused = Callable[[str, Address | None, str | None], None]
+"""Told of a request that is refused: the reason, whence it came, and by whose token."""
 
 Decoded = TypeVar("Decoded")
 
@@ -82,6 +85,12 @@ class RateGuard:
         return source
 
 
+TOO_OFTEN_BY_SOURCE = "too_often_by_source"
+TOO_OFTEN_BY_TOKEN = "too_often_by_token"
+TOO_OFTEN_IN_ALL = "too_often_in_all"
+"""Why a registration is too many, in every report."""
+
+
 class RegisterGuard(RateGuard):
     """The rates of registrations: of one source, of one subject's tokens, and of everybody."""
 
@@ -91,8 +100,11 @@ class RegisterGuard(RateGuard):
         token: RateLimits | None = None,
         total: RateLimits | None = None,
         clock: Clock | None = None,
+        on_refused: OnRefused | None = None,
     ) -> None:
+        """:param on_refused: told of each that is too many."""
         super().__init__(source, clock)
+        self._on_refused = on_refused
         self._token = RateLimiter(token or _NO_LIMIT)
         self._total = RateLimiter(total or _NO_LIMIT)
         self.refused_token = self.refused_total = 0
@@ -110,18 +122,29 @@ class RegisterGuard(RateGuard):
 
         :raises Problem: 429.
         """
-        self.take(path, "registrations")
+        subject = grant.subject if grant is not None else None
+        try:
+            self.take(path, "registrations")
+        except Problem:
+            self._tell(TOO_OFTEN_BY_SOURCE, path, subject)
+            raise
         if grant is not None:
             own = grant.limits.registrations_per_minute
             limits = None if own is None else RateLimits.of(own)
             if wait_s := self._token.take(grant.subject, self.now(), limits):
                 self.refused_token += 1
+                self._tell(TOO_OFTEN_BY_TOKEN, path, subject)
                 detail = "too many registrations a minute for your token"
                 raise Problem(429, detail, retry_after_s=wait_s)
         if wait_s := self._total.take("", self.now()):
             self.refused_total += 1
+            self._tell(TOO_OFTEN_IN_ALL, path, subject)
             detail = "the relay takes no more registrations in this minute"
             raise Problem(429, detail, retry_after_s=wait_s)
+
+    def _tell(self, reason: str, path: Path, subject: str | None) -> None:
+        if self._on_refused is not None:
+            self._on_refused(reason, path.remote, subject)
 
 
 def loop_time() -> float:

@@ -56,6 +56,19 @@ class Registration:
             joined_ids=b"".join(record.connection_ids),
         )
 
+    def record(self, lease_end: float) -> Record:
+        """What `restored` needs."""
+        return Record(
+            self.owner,
+            self.id_hash,
+            self.key_digest,
+            self.path,
+            lease_end,
+            frozenset(self.connection_ids),
+            self.grant,
+            self.valid_until,
+        )
+
     @property
     def connection_ids(self) -> tuple[bytes, ...]:
         """Each of 12 bytes."""

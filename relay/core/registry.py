@@ -9,7 +9,8 @@ every packet from its address starts the lease anew.
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from types import MappingProxyType
 
 from relay.wire.address import Address
 from relay.wire.connection_id import Towards, derive
@@ -75,6 +76,15 @@ class Registry:
     def connection_ids(self) -> int:
         """How many connection IDs are registered in all."""
         return len(self._by_cid)
+
+    @property
+    def by_owner(self) -> Mapping[int, Registration]:
+        """All registrations by their owners' numbers, to be looked at only."""
+        return MappingProxyType(self._by_owner)
+
+    def find(self, name: str) -> Registration | None:
+        """By the hash of its id."""
+        return self._by_id.get(name)
 
     def register(
         self,
@@ -202,12 +212,15 @@ class Registry:
         return key_digest(request) in self._by_key
 
     def delete(self, registration_id: str) -> bool:
-        """End a registration at once. Returns whether there was one of that name."""
-        registration = self._by_id.get(id_hash(registration_id))
-        if registration is None:
-            return False
-        self._remove(registration)
-        return True
+        """End a registration at once. Returns whether there was one of that id."""
+        return self.end(id_hash(registration_id))
+
+    def end(self, name: str) -> bool:
+        """The same by the hash of the id, which the operator knows it by."""
+        registration = self._by_id.get(name)
+        if registration is not None:
+            self._remove(registration)
+        return registration is not None
 
     def expire(self, now: float, at_most: int = sys.maxsize) -> int:
         """Remove what nobody holds and whose lease has ended; returns how many that were.
@@ -252,16 +265,7 @@ class Registry:
         if registration is None:
             return None
         held = registration.holder is not None
-        return Record(
-            owner,
-            registration.id_hash,
-            registration.key_digest,
-            registration.path,
-            now + self._limits.lease_s if held else registration.lease_end,
-            frozenset(registration.connection_ids),
-            registration.grant,
-            registration.valid_until,
-        )
+        return registration.record(now + self._limits.lease_s if held else registration.lease_end)
 
     def lease_ends(self, now: float) -> Iterator[tuple[int, float]]:
         """Every owner with the end of its lease, as `record` has it."""
@@ -271,13 +275,10 @@ class Registry:
 
     def describe(self, owner: int) -> list[Change]:
         """Changes that tell a forwarder all about one owner; none if it is gone."""
-        registration = self._by_owner.get(owner)
-        if registration is None:
+        one = self._by_owner.get(owner)
+        if one is None:
             return []
-        return [
-            OwnerMoved(owner, registration.path),
-            ConnectionIdsAdded(owner, registration.connection_ids),
-        ]
+        return [OwnerMoved(owner, one.path), ConnectionIdsAdded(owner, one.connection_ids)]
 
     def _check_peer(self, existing: Registration | None, remote: Address, holder: HolderId) -> None:
         limit = self._limits.max_registrations_per_peer

@@ -1,9 +1,10 @@
 """The two ends of a pipe: dialer and accepter, for asyncio.
 
-`listen` waits at a relay under one's fingerprint, and `dial_to` reaches whoever does. Or `dial` makes
-an invite, which somebody hands over, and `accept` answers it. All give a `Pipe`: streams and
-datagrams to one other peer, through a relay that cannot read them. Every error is a `PeersError` whose text is one
-clear line. docs/protocol.md is the contract with relays and with peers in other languages.
+`listen` waits at a relay under one's fingerprint, and `dial_to` reaches whoever does. Or `dial`
+makes an invite, which somebody hands over, and `accept` answers it. All give a `Pipe`: streams and
+datagrams to one other peer, through a relay that cannot read them. Every error is a `PeersError`
+whose text is one clear line. docs/protocol.md is the contract with relays and with peers in other
+languages.
 """
 
 import importlib

@@ -12,6 +12,7 @@ from tests.netns.lab import Host
 
 from .nats import Nat, Udp
 from .port_mapping import MINIUPNPD, MiniUpnpd, PortMapping
+from .stranger import Stranger, datagrams
 from .world import HOP_S, Gateway, Site, World
 
 INDEPENDENT = (Nat.INDEPENDENT, Nat.ADDRESS_FILTER, Nat.PORT_FILTER)
@@ -133,6 +134,13 @@ def test_nothing_enters_where_nobody_has_sent(world: World, outside: Outside, na
     inside.setblocking(False)
     with pytest.raises(BlockingIOError):
         inside.recv(100)
+
+
+def test_devices_in_one_home_reach_each_other(world: World) -> None:
+    gateway = world.gateway(Nat.RANDOM)
+    a, b = (world.device(gateway).udp("0.0.0.0") for _ in range(2))
+    a.sendto(b"near", (f"{gateway.inside}.11", b.getsockname()[1]))
+    assert b.recvfrom(100) == (b"near", (f"{gateway.inside}.10", a.getsockname()[1]))
 
 
 @pytest.mark.parametrize("nat", INDEPENDENT)
@@ -293,3 +301,22 @@ def _other_side(world: World, site: Site) -> socket.socket:
     relay: Host = world.relay.host
     assert site.ipv4 != world.relay.ipv4
     return relay.udp(world.relay.ipv4)
+
+
+def test_a_stranger_can_send_from_any_address(
+    world: World, outside: Outside, tmp_path: Path
+) -> None:
+    """Into homes, too: with these filters, only the peers themselves can refuse it."""
+    gateway, inside = home(world, Nat.INDEPENDENT)
+    gateway.wire.record(recording := tmp_path / "seen")
+    mapped = seen(inside, outside.main)
+    gateway.wire.record(None)
+    (datagram,) = datagrams(recording)
+    assert datagram.source == mapped
+    stranger = Stranger(world)
+    claimed = Address(world.relay.ipv4, 12_345)
+    stranger.send_as(datagram.reflected, claimed)
+    assert inside.recvfrom(100) == (datagram.payload, tuple(claimed))
+    stranger.send(datagram.reflected.forged(8))
+    assert inside.recv(100) != datagram.payload
+    stranger.close()

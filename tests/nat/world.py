@@ -5,6 +5,7 @@ is a hop of its own. What is inside a home is near. The addresses look public, b
 treat those reserved for documentation as no real ones; no packet leaves the namespaces.
 """
 
+import contextlib
 import itertools
 from dataclasses import dataclass, field
 from typing import Self
@@ -115,6 +116,9 @@ class World:
         inside6 = f"2600:1:{number}:1" if ipv6 else ""
         rules = Rules(nat, ipv4, hairpin, udp, RELAY_PORTS)
         host.nft(rules.text())
+        for family in ("iptables", "ip6tables"):  # what is bridged inside is no business of those
+            with contextlib.suppress(FileNotFoundError):  # a kernel that never does it
+                host.sysctl(f"net.bridge.bridge-nf-call-{family}", 0)
         host.ip("link", "add", "lan", "type", "bridge", "forward_delay", "0")
         host.ip("address", "add", f"{inside}.1/24", "dev", "lan")
         if inside6:

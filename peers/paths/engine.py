@@ -56,6 +56,7 @@ class Engine:
         self.target: Key | None = None
         """What the dialer uses: the accepter follows. None: not known, or given up."""
         self._selection = Selection()
+        self._told_at = now  # when the other end was told our addresses
         self._birthday_tried_at: float | None = None  # `Search.changed_at` of then
 
     def tell(self, message: Message) -> None:
@@ -69,6 +70,7 @@ class Engine:
         if told != self.knowledge.announced:
             self.knowledge.announced = told
             self.tell(told)
+            self._told_at = now
             self.search.change(now)
         self._form(now)
 
@@ -167,9 +169,12 @@ class Engine:
 
     def _run_rounds(self, now: float) -> None:
         search = self.search
-        if search.is_due(now) and not self.birthday.is_active:
-            lead = self.usage.relay_round_trip_s
-            lead = UNKNOWN_LEAD_S if lead is None else min(lead / 2, LONGEST_LEAD_S)
+        lead = self.usage.relay_round_trip_s
+        lead = UNKNOWN_LEAD_S if lead is None else min(lead / 2, LONGEST_LEAD_S)
+        if search.number == 0:
+            # The first one needs no word: both begin when both have the other's addresses.
+            search.begin(max(now, self._told_at + lead))
+        elif search.is_due(now) and not self.birthday.is_active:
             self.tell(Punch(search.begin(now + lead).number))
         current = search.round
         if current is None:

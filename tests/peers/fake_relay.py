@@ -40,6 +40,7 @@ class Request:
     path: str
     body: bytes
     source: Address
+    authorization: str | None = None
 
     @property
     def fields(self) -> dict[str, object]:
@@ -175,7 +176,11 @@ class FakeRelay:
             if isinstance(h3_event, HeadersReceived):
                 headers = {name.decode(): value.decode() for name, value in h3_event.headers}
                 client.requests[h3_event.stream_id] = Request(
-                    headers[":method"], headers[":path"], b"", client.source
+                    headers[":method"],
+                    headers[":path"],
+                    b"",
+                    client.source,
+                    headers.get("authorization"),
                 )
             if isinstance(h3_event, DataReceived):
                 client.requests[h3_event.stream_id].body += h3_event.data

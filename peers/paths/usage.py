@@ -56,6 +56,8 @@ class Usage:
 
     def heard(self, path: Path, now: float) -> None:
         """Packets of the pipe came by that path; if not by ours, the other end may know more."""
+        if self.watch is not None and path == self.path:
+            self.watch.heard(now)
         settled_at = self.since + max(CROSSING_S, 3 * (self.relay_round_trip_s or 0.0))
         if self.watch is None or path is not RELAY or now < settled_at:
             return

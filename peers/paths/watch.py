@@ -21,6 +21,10 @@ SHORTEST_PATIENCE_S, LONGEST_PATIENCE_S = 0.3, 0.7
 PROBES_ONLY_S = 2.0
 """Seconds for which answered probes speak for a path on which no packet is acknowledged."""
 
+STREAM_S = 1.0
+"""Seconds for which the pipe's packets must have come without a pause for their end to be odd: who
+only receives asks nothing by himself, and would learn too late that he is at another address."""
+
 LATE_S = 0.05
 """If we are called later than we asked for by more than this, it was us who slept."""
 
@@ -52,6 +56,8 @@ class Watch:
         self._unacknowledged_since: float | None = None
         self._asked_before_sending = now  # answers speak for the pipe's packets only so long
         self._suspicion: Suspicion | None = None
+        self._stream_began = self._heard_at = NEVER  # the pipe's packets, without a pause
+        self._asked_of_stream = False
 
     @property
     def patience_s(self) -> float:
@@ -65,6 +71,13 @@ class Watch:
     def wants_large(self) -> bool:
         """Whether its probes should be as long as the pipe's packets, which wait for an answer."""
         return self._unacknowledged_since is not None
+
+    def heard(self, now: float) -> None:
+        """Packets of the pipe came by it."""
+        if self._heard_at is NEVER or now >= self._heard_at + self._pause_s:
+            self._stream_began = now
+        self._heard_at = now
+        self._asked_of_stream = False
 
     def measured(self, round_trip_s: float) -> None:
         """The pipe's own smoothed round-trip time: it knows of the queue that the pipe fills."""
@@ -131,7 +144,12 @@ class Watch:
         """When to `poll` again."""
         if self._suspicion is not None:
             return min(self._suspicion.next_probe, self._suspicion.ends)
-        return min(self._probed_at + USE_S, self._silence_ends(), self._proved_at + KEEPALIVE_S)
+        return min(
+            self._probed_at + USE_S,
+            self._silence_ends(),
+            self._stream_ends(),
+            self._proved_at + KEEPALIVE_S,
+        )
 
     @property
     def _round_trip_s(self) -> float:
@@ -146,6 +164,15 @@ class Watch:
             0.0, min(patience / 2, patience - 1.2 * self._round_trip_s)
         )
 
+    @property
+    def _pause_s(self) -> float:
+        return max(SHORTEST_PATIENCE_S, self.patience_s / 2)
+
+    def _stream_ends(self) -> float:
+        """When it is odd that nothing comes any more."""
+        is_stream = self._heard_at is not NEVER and self._heard_at - self._stream_began >= STREAM_S
+        return self._heard_at + self._pause_s if is_stream and not self._asked_of_stream else NEVER
+
     def _begin_suspicion(self, now: float) -> None:
         if now >= self._silence_ends():
             since = self._unacknowledged_since or now
@@ -154,6 +181,10 @@ class Watch:
             why = "packets are not acknowledged, probes not answered"
             interval = max(0.05, self.patience_s / 8)
             self._suspicion = Suspicion(now, ends, interval, now, why)
+        elif now >= self._stream_ends():
+            self._asked_of_stream = True
+            why = "nothing comes any more, probes are not answered"
+            self._suspicion = Suspicion(now, now + self.patience_s, 0.1, now, why)
         elif now >= self._proved_at + KEEPALIVE_S:
             why = "keepalives are not answered"
             self._suspicion = Suspicion(now, now + IDLE_PATIENCE_S, IDLE_INTERVAL_S, now, why)

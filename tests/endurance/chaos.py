@@ -120,7 +120,7 @@ def run(pipes: int, seconds: float, seed: int, rate: float) -> Outcome:
         variables, clock = _jumping_clock(undo)
         relay = RelayProcess(state, variables=variables)
         undo.enter_context(relay)
-        network = UdpShim(relay.address, seed=seed, limit_s=seconds + 300.0)
+        network = UdpShim(relay.address, seed=seed, limit_s=seconds + 300.0, own_addresses=True)
         undo.enter_context(network)
         devices = [MovableNetwork() for _ in range(pipes)]
         troubles = Troubles(relay, network, devices, state, clock, chance)

@@ -136,7 +136,8 @@ def main() -> int:
     with contextlib.ExitStack() as undo:
         state = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="quicpipe-soak-")))
         relay = undo.enter_context(RelayProcess(state))
-        network = undo.enter_context(UdpShim(relay.address, loss=LOSS, limit_s=seconds + 300.0))
+        shim = UdpShim(relay.address, loss=LOSS, limit_s=seconds + 300.0, own_addresses=True)
+        network = undo.enter_context(shim)
         soak = Soak(relay, network)
         asyncio.run(soak.run(options.pipes, seconds, options.rate, random.Random(1)))
     slopes = [slope(name, samples) for name, samples in soak.samples.items() if len(samples) > 2]

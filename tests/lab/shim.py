@@ -12,7 +12,7 @@ import selectors
 import socket
 import threading
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from queue import SimpleQueue
 from types import TracebackType
@@ -20,7 +20,8 @@ from typing import Self
 
 from relay.wire.address import Address
 
-MAX_CLIENTS = 64
+MAX_CLIENTS = 128
+"""Peers at a time; of more, the one that has sent nothing for the longest time is forgotten."""
 LATE_S = 0.03
 MAX_DELAYED = 10_000
 _BATCH = 64
@@ -39,8 +40,16 @@ class UdpShim:
         delay_s: float = 0.0,
         seed: int = 1,
         limit_s: float = 300.0,
+        own_addresses: bool = False,
     ) -> None:
-        """`loss` (0 to 1) and `delay_s` apply to each datagram each way, and may be changed."""
+        """`loss` (0 to 1) and `delay_s` apply to each datagram each way, and may be changed.
+
+        :param own_addresses: each peer has an address of its own at the relay (127.1.0.0/16), not
+            just a port: they stand behind different NATs.
+        """
+        self._own_addresses = own_addresses
+        self._numbers: dict[Address, int] = {}  # of the clients
+        self._number = 0
         self.loss = loss
         self.delay_s = delay_s
         self.late = 0.0
@@ -57,7 +66,7 @@ class UdpShim:
         self._front.bind(("::1" if relay.family == socket.AF_INET6 else "127.0.0.1", 0))
         self.address = Address.from_sockaddr(self._front.getsockname())
         """What the peers are told is the relay's."""
-        self._outward: dict[Address, socket.socket] = {}
+        self._outward: OrderedDict[Address, socket.socket] = OrderedDict()  # by their last use
         self._delayed: list[tuple[float, int, bytes, Address, bool]] = []
         self._sequence = 0
         self._running = True
@@ -180,10 +189,18 @@ class UdpShim:
     def _outward_socket(self, client: Address) -> socket.socket:
         known = self._outward.get(client)
         if known:
+            self._outward.move_to_end(client)
             return known
         if len(self._outward) >= MAX_CLIENTS:
-            raise OSError("too many clients")
+            longest_idle, forgotten = self._outward.popitem(last=False)
+            self._numbers.pop(longest_idle, None)
+            self._selector.unregister(forgotten)
+            forgotten.close()
         opened = self._open()
+        if self._own_addresses:
+            self._number += client not in self._numbers
+            number = self._numbers.setdefault(client, self._number)
+            opened.bind((f"127.1.{number // 250 % 250}.{number % 250 + 1}", 0))
         opened.connect(self._relay)
         self._outward[client] = opened
         self._selector.register(opened, selectors.EVENT_READ, client)

@@ -8,13 +8,13 @@ from typing import Any
 
 from relay.wire.address import Address
 from relay.wire.body import MalformedRequest
-from relay.wire.outside import AddressAnswer
+from relay.wire.outside import ADDRESS_PATH, AddressAnswer
 
 from ..endpoint import Endpoint, Way
 from ..errors import RelayError, RelayUnreachable, RelayUntrusted
 from ..identity import fingerprint_of
 from ..link.connection import RelayConnection
-from ..link.outside import ask_address
+from ..link.outside import read
 from ..nat.discovery import is_loopback
 from ..nat.outlook import Mapping
 from ..nat.port_mapping import Mappers
@@ -156,7 +156,7 @@ class Examination:
                 return Reach.SILENT, str(error)
 
     async def _measure(self, report: FamilyReport, connection: RelayConnection, way: Way) -> None:
-        answer = await self._ask(connection)
+        answer = await self._ask(report, connection)
         report.round_trip_s = await self._round_trip(connection)
         measuring = [self._path_mtu(report, way)]
         if answer is not None:
@@ -171,12 +171,18 @@ class Examination:
                 report.mapping = Mapping.INDEPENDENT
         await asyncio.gather(*measuring)
 
-    async def _ask(self, connection: RelayConnection) -> AddressAnswer | None:
+    async def _ask(self, report: FamilyReport, connection: RelayConnection) -> AddressAnswer | None:
         try:
             async with asyncio.timeout(ANSWER_S):
-                return await ask_address(connection, str(self._relay))
-        except (RelayError, MalformedRequest, TimeoutError):
-            return None
+                response = await connection.request("GET", str(self._relay), ADDRESS_PATH)
+            answer = read(response)
+            report.problem = response.problem() if answer is None else ""
+            return answer
+        except (RelayError, MalformedRequest) as error:
+            report.problem = str(error)
+        except TimeoutError:
+            report.problem = f"no answer within {ANSWER_S:.0f} s"
+        return None
 
     async def _round_trip(self, connection: RelayConnection) -> float | None:
         """The shortest of some: what is longer waited somewhere."""
@@ -226,7 +232,7 @@ class Examination:
 
     @property
     def _questioner(self) -> Questioner:
-        return Questioner(self._endpoint, self._relay, self.fingerprint)
+        return Questioner(self._endpoint, self._relay, self.fingerprint, self._trust.token)
 
 
 async def examine_gateway(network: Network) -> GatewayReport | None:

@@ -33,7 +33,7 @@ class FamilyReport:
     relay: Address | None = None
     """Which of the relay's addresses was asked, or would have been."""
     problem: str = ""
-    """Why it was not reached, in a few words."""
+    """Why it was not reached, or does not say where it sees us."""
     round_trip_s: float | None = None
     outside: Address | None = None
     behind_nat: bool | None = None

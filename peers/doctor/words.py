@@ -67,7 +67,7 @@ def _family(name: str, family: FamilyReport) -> list[str]:
     distance = f", {family.round_trip_s * 1000:.1f} ms" if family.round_trip_s is not None else ""
     lines = [_entry(name, f"reaches the relay at {family.relay}{distance} there and back")]
     if family.outside is None:
-        lines.append(_entry("", "the relay does not say where it sees us: it is an older one"))
+        lines.append(_entry("", f"the relay does not say where it sees us: {family.problem}"))
     else:
         nat = "behind a NAT" if family.behind_nat else "no NAT is between"
         lines.append(_entry("", f"seen from outside as {family.outside}: {nat}"))

@@ -26,6 +26,7 @@ from tests.lab.virtual_loop import run_virtual
 from tests.lab.virtual_nat import Behaviour, MappingBehaviour
 from tests.lab.virtual_network import Conditions
 from tests.lab.virtual_relay import PORT
+from tests.peers.relay_world import PINNED, World
 
 from .nat_world import PUBLIC, RELAY_NAME, NatWorld, nat_world
 
@@ -172,6 +173,36 @@ def test_a_relay_that_is_another_one_is_not_trusted(certificate: ServerCertifica
     report = report_of(certificate, fingerprint="sha256:" + 64 * "0")
     assert report.ipv4.reach is report.ipv6.reach is Reach.UNTRUSTED
     assert "not the one expected" in report.problem
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ((401, {}, b'{"detail": "show me a token"}'), "token"),
+        ((404, {}, b'{"detail": "there is nothing here"}'), "nothing here"),
+        ((200, {}, b"nonsense"), "not JSON"),
+    ],
+)
+def test_a_relay_that_does_not_say_where_it_sees_us(
+    answer: tuple[int, dict[str, str], bytes], words: str
+) -> None:
+    async def main() -> Report:
+        world = World()
+        world.relay.script = [answer]
+
+        async def knocked(_: Address) -> Knock:
+            return Knock.SILENT
+
+        report = await examine(world.peer_host, NAME, PINNED, knock=knocked)
+        await world.close()
+        return report
+
+    report = run_virtual(main())
+    assert report.is_reached
+    assert report.problem == ""
+    assert words in report.ipv4.problem
+    (line,) = [line for line in in_words(report) if "does not say" in line]
+    assert words in line
 
 
 def test_a_name_that_does_not_resolve(certificate: ServerCertificate) -> None:

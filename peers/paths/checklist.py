@@ -11,6 +11,7 @@ from .authentic import Key
 from .candidate import Kind, LocalView, RemoteCandidate, SocketId
 from .pair import Pair
 from .prober import Prober
+from .report import PairState
 
 FIRST_ROUND = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 """Seconds from its start at which a round probes each pair, while much may have changed."""
@@ -100,11 +101,15 @@ class Checklist:
             elif pair.answered_at is None and (pair.kind is not Kind.REFLEXIVE or pair.has_worked):
                 pair.plan(now, offsets)
 
-    def run(self, prober: Prober, now: float) -> None:
-        """Send the requests that are due."""
+    def run(self, prober: Prober, favourite: Pair | None, now: float) -> None:
+        """Send the requests that are due; those for the favourite say that it will be used."""
         for pair in self.pairs.values():
             while (size := pair.due(now)) is not None:
-                prober.request(pair, size, now)
+                prober.request(pair, size, now, use=pair is favourite)
+
+    def answered(self) -> list[Pair]:
+        """Those that can perhaps be used soon."""
+        return [each for each in self.pairs.values() if each.state is PairState.ANSWERED]
 
     def valid(self) -> list[Pair]:
         """Those that can be used."""

@@ -18,7 +18,7 @@ from .probe import LARGE, SMALL
 from .prober import Prober
 from .report import PairState
 from .search import Search
-from .selection import Selection, keep_up, standby_due
+from .selection import Selection, cost_s, keep_up, relay_cost_s, standby_due
 from .usage import Usage
 
 LONGEST_LEAD_S = 0.5
@@ -83,7 +83,7 @@ class Engine:
         self._run_birthday(now)
         if self.knowledge.can_search:
             self._run_rounds(now)
-        self.checklist.run(self.prober, now)
+        self.checklist.run(self.prober, self._favourite(), now)
         self._run_watch(now)
         self._select(now)
         for pair in keep_up(self.checklist.valid(), self.usage.pair, now):
@@ -126,7 +126,8 @@ class Engine:
         usage.pair.fail(f"worked, then: {why}", now)
         for pair in self.checklist.valid():
             pair.doubt(now)
-        self.target = None
+        if self.target == (usage.pair.socket, usage.pair.address):
+            self.target = None  # else the dialer is elsewhere already, and it is being proved
         if tell:
             self.tell(Relayed(self.search.number))
         self.search.lost(now - usage.since, now)
@@ -251,6 +252,15 @@ class Engine:
             if pair is None:
                 self.tell(Relayed(self.search.number))
             self._take(pair, reason, now)
+
+    def _favourite(self) -> Pair | None:
+        """The pair that the dialer will take if it proves valid: the accepter may know already."""
+        if not self.is_dialer or self.usage.is_direct:
+            return None
+        best = min(self.checklist.answered(), key=cost_s, default=None)
+        if best is None or cost_s(best) > relay_cost_s(self.usage.relay_round_trip_s):
+            return None
+        return best
 
     def _take(self, pair: Pair | None, reason: str, now: float) -> None:
         self._selection.forget()

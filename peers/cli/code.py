@@ -12,7 +12,7 @@ from .io import Source, say
 from .keys import load_or_make_identity, load_pins
 from .options import Options
 from .qr import show_qr
-from .session import chosen_relay, talk
+from .session import chosen_fingerprint, chosen_relay, talk
 from .token import relay_trust
 
 
@@ -92,5 +92,5 @@ def _save(fingerprint: str, label: str, options: Options) -> None:
 
 def _relay_options(relay: RelayName, options: Options) -> str:
     """What the other side must say to reach the same relay."""
-    pinned = options.relay_fingerprint
+    pinned = chosen_fingerprint(options)
     return f"--relay {relay}" + (f" --relay-fingerprint {pinned}" if pinned else "")

@@ -290,7 +290,8 @@ def _add_relay_address_options(parser: _Parser, help_text: str) -> None:
         "--relay-fingerprint",
         type=fingerprint,
         metavar="FINGERPRINT",
-        help="trust the relay with this certificate and no other: sha256:…",
+        help="trust the relay with this certificate and no other: sha256:…; without it, for the"
+        " relay of $QUICPIPE_RELAY, $QUICPIPE_RELAY_FINGERPRINT",
     )
     token = parser.add_mutually_exclusive_group()
     token.add_argument(

@@ -4,6 +4,7 @@ import asyncio
 import os
 
 from ..errors import CloseCode, PeersError, UsageError
+from ..identity import parse_fingerprint
 from ..pipe import Pipe
 from ..relay_name import RelayName
 from .io import Sink, Source, say, say_on_terminal
@@ -11,6 +12,7 @@ from .options import Options
 from .streams import converse
 
 RELAY_VARIABLE = "QUICPIPE_RELAY"
+FINGERPRINT_VARIABLE = "QUICPIPE_RELAY_FINGERPRINT"
 ORIGINAL_RELAY_VARIABLE = "QHOST"
 
 _FAILED_HERE = "the command failed; it says why where it runs"
@@ -32,6 +34,31 @@ def chosen_relay(options: Options) -> RelayName:
             except ValueError as error:
                 raise UsageError(f"the environment's {variable}: {error}") from None
     raise UsageError(f"which relay? Give --relay HOST[:PORT], or set {' or '.join(variables)}")
+
+
+def chosen_fingerprint(options: Options) -> str | None:
+    """The fingerprint that the relay must have; None: none is given.
+
+    That of the environment is the fingerprint of the environment's relay, and of no other.
+
+    :raises UsageError: if the environment has one that is none.
+    """
+    text = os.environ.get(FINGERPRINT_VARIABLE)
+    if options.relay_fingerprint is not None or not text or not environment_names(options.relay):
+        return options.relay_fingerprint
+    try:
+        return parse_fingerprint(text)
+    except PeersError as error:
+        raise UsageError(f"the environment's {FINGERPRINT_VARIABLE}: {error}") from None
+
+
+def environment_names(relay: RelayName | None) -> bool:
+    """Whether the environment names this relay, or any if none is given."""
+    text = os.environ.get(RELAY_VARIABLE)
+    try:
+        return bool(text) and relay in (None, RelayName.parse(text or ""))
+    except ValueError:
+        return False
 
 
 async def talk(

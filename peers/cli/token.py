@@ -9,6 +9,7 @@ from ..relay_name import RelayName
 from ..token import TokenFile, TokenSource, fixed_token
 from ..trust import RelayTrust
 from .options import Options
+from .session import chosen_fingerprint, environment_names
 
 FILE_VARIABLE = "QUICPIPE_TOKEN_FILE"
 TOKEN_VARIABLE = "QUICPIPE_TOKEN"
@@ -20,7 +21,7 @@ def relay_trust(options: Options) -> RelayTrust:
     :raises UsageError: there is no token where there should be one.
     :raises FileUnusable: its file cannot be read.
     """
-    return RelayTrust(options.relay_fingerprint, token=_token(options))
+    return RelayTrust(chosen_fingerprint(options), token=_token(options))
 
 
 def invites_relay_trust(
@@ -33,20 +34,12 @@ def invites_relay_trust(
 
     :param fingerprint: the relay's, by the invite.
     """
-    if options.relay is None and not _environment_names(invites):
+    if options.relay is None and not environment_names(invites):
         known = options.relay_fingerprint
         return RelayTrust(known) if options.original or known is not None else None
     # The original's invite says nothing of the relay's certificate.
     known = options.relay_fingerprint or (None if options.original else fingerprint)
     return RelayTrust(known, token=_token(options))
-
-
-def _environment_names(relay: RelayName) -> bool:
-    text = os.environ.get("QUICPIPE_RELAY")
-    try:
-        return bool(text) and RelayName.parse(text or "") == relay
-    except ValueError:
-        return False
 
 
 def _token(options: Options) -> TokenSource | None:

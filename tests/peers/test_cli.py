@@ -12,6 +12,8 @@ import pytest
 
 from peers import keys
 from peers.cli.options import Options, duration
+from peers.cli.session import chosen_fingerprint
+from peers.errors import UsageError
 from peers.identity import Identity
 from peers.invite import AuthKind, Invite
 from peers.relay_name import RelayName
@@ -287,6 +289,24 @@ def test_a_relay_that_is_wrong_in_the_environment_is_wrong_usage(tmp_path: Path)
     result = run("dial", home=tmp_path, variables=variables)
     assert result.code == 2
     assert "QUICPIPE_RELAY" in result.complaint
+
+
+def test_a_fingerprint_in_the_environment_is_of_the_relay_in_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    here, there = RelayName.parse("here.example"), RelayName.parse("there.example")
+    ours, given = "sha256:" + "ab" * 32, "sha256:" + "cd" * 32
+    monkeypatch.delenv("QUICPIPE_RELAY", raising=False)
+    monkeypatch.setenv("QUICPIPE_RELAY_FINGERPRINT", ours.upper().replace("SHA", "sha"))
+    assert chosen_fingerprint(Options(relay=here)) is None
+    monkeypatch.setenv("QUICPIPE_RELAY", "here.example")
+    assert chosen_fingerprint(Options()) == ours
+    assert chosen_fingerprint(Options(relay=here)) == ours
+    assert chosen_fingerprint(Options(relay=there)) is None
+    assert chosen_fingerprint(Options(relay=here, relay_fingerprint=given)) == given
+    monkeypatch.setenv("QUICPIPE_RELAY_FINGERPRINT", "rubbish")
+    with pytest.raises(UsageError, match="QUICPIPE_RELAY_FINGERPRINT"):
+        chosen_fingerprint(Options())
 
 
 @pytest.mark.parametrize(

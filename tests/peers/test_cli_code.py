@@ -84,7 +84,10 @@ def test_a_file_goes_through(at: list[str], homes: tuple[Path, Path]) -> None:
 def test_a_code_as_people_type_it_and_a_relay_of_the_environment(
     relay: RelayProcess, homes: tuple[Path, Path]
 ) -> None:
-    variables = {"QUICPIPE_RELAY": str(relay.address)}
+    variables = {
+        "QUICPIPE_RELAY": str(relay.address),
+        "QUICPIPE_RELAY_FINGERPRINT": relay.fingerprint(),
+    }
     with started("accept", "--code", home=homes[1], variables=variables) as accepter:
         number, first, second = read_code(accepter).split("-")
         typed = f" {number} {first[:4].upper()}  {second[:4]} "

@@ -46,6 +46,9 @@ _CONTEXT = b"quicpipe/1 listen\0"
 _FINGERPRINT = re.compile(r"sha256:[0-9a-f]{64}")
 _NAME = re.compile(rf"[a-z][a-z0-9._-]{{0,{MAX_NAME - 1}}}")
 _SAFE_AUTH = frozenset({"certificate", "pairing-key"})
+_MAX_DEPTH = 8
+"""Objects and arrays within each other in an invite. It is handed on within others: what only just
+could be read here would make a whole answer unreadable there, and so hold back everybody else's."""
 _MAX_NUMBER = 2**53 - 1  # what every reader of JSON has as an integer
 
 
@@ -252,6 +255,8 @@ class InviteRequest:
                 "an invite with a one-time key, or without authentication, does not go through a"
                 " relay: the relay could use it; 'auth' must be 'certificate' or 'pairing-key'"
             )
+        if not _is_shallow(invite, _MAX_DEPTH):
+            raise MalformedRequest(f"the invite is nested more than {_MAX_DEPTH} deep")
         text = _dump(invite)
         if len(text) > MAX_INVITE:
             raise MalformedRequest(f"the invite has more than {MAX_INVITE} characters")
@@ -279,9 +284,19 @@ class NameAnswer:
 
 def _dump(value: dict[str, Any]) -> str:
     try:
-        return json.dumps(value, separators=(",", ":"))
+        return json.dumps(value, separators=(",", ":"), allow_nan=False)
     except RecursionError:
         raise MalformedRequest("the JSON is nested too deeply") from None
+    except ValueError:  # 1e999, say, which Python reads as infinity, and JSON has no word for
+        raise MalformedRequest("the JSON has a number that is too large") from None
+
+
+def _is_shallow(value: object, depth: int) -> bool:
+    """Whether there are no more than `depth` objects and arrays within each other."""
+    if not isinstance(value, dict | list):
+        return True
+    inner = value.values() if isinstance(value, dict) else value
+    return depth > 0 and all(_is_shallow(each, depth - 1) for each in inner)
 
 
 def _name(fields: dict[str, Any], key: str) -> str:

@@ -230,3 +230,28 @@ def test_an_invite_that_is_nested_too_deeply() -> None:
     inner = b'{"packet": "x", "auth": "certificate", "a": ' + b"[" * 1900 + b"]" * 1900 + b"}"
     with pytest.raises(MalformedRequest):
         InviteRequest.decode(b'{"to": "a", "invite": ' + inner + b"}")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        b"1e999",
+        b'{"x": [-1e999]}',
+        *(b"[" * depth + b"]" * depth for depth in (8, 100, 900, *range(970, 1000))),
+    ],
+)
+def test_no_invite_keeps_others_from_being_read(more: bytes) -> None:
+    """What the relay takes, a listener can read: else one invite would hold all others up."""
+    body = b'{"to": "a", "invite": {"packet": "x", "auth": "certificate", "a": ' + more + b"}}"
+    with pytest.raises(MalformedRequest):
+        InviteRequest.decode(body)
+
+
+@given(st.lists(JSON, max_size=3))
+def test_what_is_taken_can_be_read(more: list[object]) -> None:
+    taken = []
+    for each in more:
+        with suppress(MalformedRequest):
+            taken.append(InviteRequest.decode(written(to="a", invite={**INVITE, "a": each})).invite)
+    invites = tuple(enumerate(taken, 1))
+    assert WaitAnswer.decode(WaitAnswer(invites).encode(), 0).invites == invites

@@ -23,6 +23,7 @@ from tests.lab.processes import RelayProcess
 from tests.lab.shim import UdpShim
 
 FAKETIME = "/usr/lib/*/faketime/libfaketime.so.1"
+KEPT = Path("build/chaos")
 PEACE_S = (0.5, 4.0)
 """Between two troubles. Now and then two come at a time."""
 RENEWAL_S = 15.0
@@ -37,6 +38,8 @@ class Outcome:
 
     tally: Tally = field(default_factory=Tally)
     troubles: Counter[str] = field(default_factory=Counter)
+    diary: list[tuple[float, float, str]] = field(default_factory=list)
+    """Each trouble: from when to when (seconds since 1970), and what it was."""
 
     @property
     def is_right(self) -> bool:
@@ -95,7 +98,9 @@ class Chaos:
             await asyncio.sleep(chance.uniform(*PEACE_S) * rarer)
             name = chance.choice(sorted(self._troubles.kinds))
             self.outcome.troubles[name] += 1
+            began = time.time()
             await self._troubles.cause(name)
+            self.outcome.diary.append((began, time.time(), name))
 
     async def _renew(
         self, devices: list[MovableNetwork], rate: float, chance: random.Random, end: float
@@ -126,7 +131,17 @@ def run(pipes: int, seconds: float, seed: int, rate: float) -> Outcome:
         troubles = Troubles(relay, network, devices, state, clock, chance)
         chaos = Chaos(relay, network, troubles)
         asyncio.run(chaos.run(devices, seconds, rate, chance))
+        if not chaos.outcome.is_right:
+            _keep(relay, chaos.outcome)
     return chaos.outcome
+
+
+def _keep(relay: RelayProcess, outcome: Outcome) -> None:
+    """What it takes to find out what went wrong."""
+    KEPT.mkdir(parents=True, exist_ok=True)
+    (KEPT / "relay.log").write_text("".join(f"{line}\n" for line in relay.log()))
+    lines = [f"{began:.1f} to {ended:.1f}: {name}" for began, ended, name in outcome.diary]
+    (KEPT / "diary").write_text("\n".join([*lines, *outcome.lines(), ""]))
 
 
 def _jumping_clock(undo: contextlib.ExitStack) -> tuple[dict[str, str], Path | None]:

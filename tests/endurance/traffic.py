@@ -74,7 +74,7 @@ class Talk:
             self._tally.ended += 1
         except* (PeersError, Wrong, TimeoutError) as failures:
             text = "; ".join(f"{type(each).__name__}: {each}" for each in failures.exceptions)
-            self._tally.wrong.append(f"{self._name}: {text}")
+            self._tally.wrong.append(f"{time.time():.1f} {self._name}: {text}")
         finally:
             self.is_open = False
             for pipe in (dialer, accepter):

@@ -54,7 +54,7 @@ class Observer(Protocol):
 
 
 class Prober(Protocol):
-    """A pipe whose own probe timeout may have backed off (docs/protocol.md §6.5)."""
+    """A pipe whose own probe timeout may have backed off (docs/protocol.md §6.4)."""
 
     def probe(self, now: float) -> None:
         """The way is another one: send something at once that must be answered."""

@@ -1,4 +1,4 @@
-"""The control stream: messages between the two peers themselves (docs/protocol.md §6.4).
+"""The control stream: messages between the two peers themselves (docs/protocol.md §6.5).
 
 Each message is a length, 2 bytes, big-endian, 1 to `MAX_MESSAGE`, and as many bytes.
 """

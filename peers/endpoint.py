@@ -34,7 +34,7 @@ GRACE_S = 3.0
 """Seconds for which a way that is no longer used still takes in what is under way."""
 
 SILENCE_S = 1.0
-"""Seconds without a datagram after which the next one is a return (docs/protocol.md §6.5)."""
+"""Seconds without a datagram after which the next one is a return (docs/protocol.md §6.4)."""
 
 SHORTEST_TIMER_S = 0.0001
 """Seconds. A timer that finds nothing due, as rounding can have it, must not come back at once."""

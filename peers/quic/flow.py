@@ -125,7 +125,7 @@ class FlowControlledConnection(QuicConnection):
         """Whether we opened it (RFC 9000 §2.1: bit 0 is set on those of the server)."""
         return (stream_id & 1 == 0) == self._is_client
 
-    # The peers' own streams (docs/protocol.md §6.3)
+    # The peers' own streams (docs/protocol.md §6.5)
 
     def reserve_control_streams(self) -> None:
         """Keep the first unidirectional stream of each end from the application."""

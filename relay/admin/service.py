@@ -1,0 +1,93 @@
+"""The admin listener beside a running relay; nothing at all where it is not wanted."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from relay.admin.app import Offer, create_admin_app
+from relay.admin.guard import Rules
+from relay.admin.server import AdminListenError, AdminServer
+from relay.admin.settings import AdminSettings, AdminTokenError, load_token
+from relay.admin.sight import KernelUse, Sight
+from relay.admin.source import Source
+from relay.wire.address import Address
+
+logger = logging.getLogger(__name__)
+
+TICK_S = 1.0
+
+
+class AdminService:
+    """Starts, feeds and stops it."""
+
+    def __init__(
+        self,
+        settings: AdminSettings,
+        source: Source,
+        *,
+        clock: Callable[[], float],
+        kernel_use: KernelUse = lambda: None,
+    ) -> None:
+        """Read the token; nothing listens before `start`.
+
+        :param clock: the registry's, in seconds.
+        :raises AdminTokenError: there is to be one, and it cannot be read.
+        """
+        self._settings = settings
+        self._rules = _rules(settings, load_token(settings))
+        self.sight = Sight(source, clock=clock, kernel_use=kernel_use)
+        offer = Offer(settings.metrics, settings.registrations, settings.page)
+        self._made = create_admin_app(self.sight, self._rules, offer)
+        self._server = AdminServer(self._made.app)
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def addresses(self) -> list[Address]:
+        """Where it listens."""
+        return self._server.addresses
+
+    async def start(self, patience_s: float = 0.0) -> None:
+        """Listen, and look once a second.
+
+        :param patience_s: see `AdminServer.start`.
+        :raises AdminListenError: it cannot.
+        """
+        await self._server.start(self._settings.listen, patience_s)
+        for address in self.addresses:
+            logger.info("admin listener on http://%s", address)
+        self._loop = asyncio.get_running_loop()
+        self._due = self._loop.time()
+        self._tick()
+
+    def reload(self, settings: AdminSettings) -> None:
+        """Take another token; all else is for the next start.
+
+        :raises AdminTokenError: it cannot be read; the old one stays.
+        """
+        self._rules.token = load_token(settings)
+
+    async def stop(self) -> None:
+        """End all streams and connections, well within a second."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._made.streams.close()
+        await self._server.stop()
+
+    def _tick(self) -> None:
+        try:
+            step = self.sight.tick(max(0.0, self._loop.time() - self._due))
+            if step is not None:
+                self._made.streams.sample(step)
+        except Exception:  # what is shown may be wrong; the relay itself goes on
+            logger.exception("looking at the counters failed")
+        self._due = max(self._due + TICK_S, self._loop.time())
+        self._timer = self._loop.call_at(self._due, self._tick)
+
+
+def _rules(settings: AdminSettings, token: str | None) -> Rules:
+    hosts = frozenset(host.lower().removesuffix(".") for host in settings.hosts)
+    return Rules(hosts, token, settings.reads_want_token)
+
+
+__all__ = ["AdminListenError", "AdminService", "AdminTokenError"]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from relay import logs
-from relay.config import parse_config
+from relay.config import choose, config_parser, load_or_exit
 
 FAILED = 1
 INTERRUPTED = 130
@@ -15,7 +15,11 @@ INTERRUPTED = 130
 
 _COMMANDS = {
     "check-config": ("relay.settings.check", "run_check_config"),
+    "drain": ("relay.lifecycle.commands", "run_drain"),
+    "reload": ("relay.lifecycle.commands", "run_reload"),
+    "status": ("relay.lifecycle.commands", "run_status"),
     "token": ("relay.token_command", "run_token"),
+    "upgrade": ("relay.lifecycle.commands", "run_upgrade"),
     "xdp": ("relay.kernel.command", "run_xdp"),
 }
 """Where each is; loaded when it is run. relay/config.py lists them for --help."""
@@ -29,13 +33,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         module, function = _COMMANDS[arguments[0]]
         run_command: Callable[[Sequence[str]], int] = getattr(import_module(module), function)
         return run_command(arguments[1:])
-    config = parse_config(arguments, os.environ)
-    logs.configure(config.log_format, config.log_level)
+    parser = config_parser()
+    chosen = choose(parser, arguments, os.environ)
+    loaded = load_or_exit(parser, chosen)
+    logs.configure(loaded.settings.log_format, loaded.settings.log_level)
     try:
         from relay.service import StartFailed, run  # late: --help and mistakes need not wait for it
 
         try:
-            return run(config)
+            return run(chosen, loaded)
         except StartFailed as error:
             logging.getLogger("relay").critical("%s", error)
             return FAILED

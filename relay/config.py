@@ -209,9 +209,10 @@ class Chosen:
     file: Path | None
     """Named by the operator; None: the default one, if it exists."""
 
-    def load(self) -> Loaded[Config]:
+    def load(self, *, check: bool = True) -> Loaded[Config]:
         """All settings as file, environment and flags say now.
 
+        :param check: whether they must fit each other, as for a relay that is to start.
         :raises SettingsError: one of them is not as it should be.
         """
         loaded = load(
@@ -220,6 +221,7 @@ class Chosen:
             environment=self.environment,
             file=self.file or DEFAULT_FILE,
             must_exist=self.file is not None,
+            check=check,
         )
         return replace(loaded, settings=_with_places(loaded.settings, self.environment))
 
@@ -266,13 +268,13 @@ def choose(parser: Parser, arguments: Sequence[str], environment: Mapping[str, s
     return Chosen(flags, dict(environment), Path(named) if named else None)
 
 
-def load_or_exit(parser: Parser, chosen: Chosen) -> Loaded[Config]:
-    """Load the settings.
+def load_or_exit(parser: Parser, chosen: Chosen, *, check: bool = True) -> Loaded[Config]:
+    """Load the settings, see `Chosen.load`.
 
     :raises SystemExit: after one line that says what is wrong (code 2).
     """
     try:
-        return chosen.load()
+        return chosen.load(check=check)
     except SettingsError as error:
         parser.error(str(error))
 

@@ -8,17 +8,16 @@ import asyncio
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
-from typing import Protocol
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from relay.access import Access
 from relay.app import create_app
 from relay.certificate import ServerCertificate
 from relay.core.admission import Grant
+from relay.core.charging import ForwardLimits
 from relay.core.destinations import DestinationRefused
 from relay.core.events import Cause
-from relay.core.leases import LeaseSource
+from relay.core.leases import Registrations
 from relay.core.limits import RateLimits
 from relay.core.path import Path
 from relay.core.quota import RegistryRefusal, RelayLeaves
@@ -28,15 +27,18 @@ from relay.core.registry import (
     Record,
     RegistrationRefused,
     Registry,
+    RegistryFull,
     RegistryLimits,
 )
 from relay.core.rendezvous import RendezvousLimits
 from relay.core.table import Change
 from relay.core.watch import Observer
 from relay.forwarding.feed import StateSource
+from relay.forwarding.joining import Forwarder, Joining
 from relay.gate import Gate
 from relay.http3.server import Http3Counters, Http3Limits, Http3Server
 from relay.limits import Limits
+from relay.metering import Metered, Metering
 from relay.rendezvous_app import RendezvousApp
 from relay.requests import (
     TOO_OFTEN_BY_SOURCE,
@@ -57,18 +59,11 @@ _FROZEN_RETRY_S = 1.0
 _DRAINING_RETRY_S = 300.0
 """What a client is told to wait: by then there is another relay, or none."""
 
-_OWNERS_PER_TURN = 500
-"""Told to a forwarder that joins, in one turn of the event loop: a few milliseconds."""
+_ALLOWANCE_RETRY_S = 3600.0
+"""What a client is told to wait whose token is used up: another token may come at any time."""
 
 _RETRY_S = 1.0
 """Seconds until the expiry is tried again, should it have failed."""
-
-
-class Forwarder(Protocol):
-    """Whoever forwards: the workers, the kernel, a table in a test."""
-
-    def apply(self, changes: Sequence[Change]) -> None:
-        """Follow the changes, in order; return at once and never raise."""
 
 
 class Control:
@@ -83,6 +78,7 @@ class Control:
         registry_limits: RegistryLimits | None = None,
         http3_limits: Http3Limits | None = None,
         rate_limits: RateLimits | None = None,
+        forward_limits: ForwardLimits | None = None,
         access: Access | None = None,
         rendezvous_limits: RendezvousLimits | None = None,
         restored: Iterable[Record] = (),
@@ -111,6 +107,7 @@ class Control:
         )
         self._registry.restore(restored, self._loop.time())
         self._forwarders = list(forwarders)
+        self._metering = Metering(self._registry, forward_limits, self._tell)
         self._is_frozen = False
         self.is_draining = False
         """Whether only what is registered already may be, and the relay ends when that has."""
@@ -141,24 +138,29 @@ class Control:
         await self._server.start()
         self._follow()
 
-    def observe(self, make: Callable[[Registry], Observer]) -> None:
-        """From now on tell an observer, made with the registry, what happens."""
-        self._observer = make(self._registry)
+    def observe(self, observer: Observer) -> None:
+        """From now on tell this one what happens."""
+        self._observer = observer
 
     async def stop(self) -> None:
         """Tell the clients and end, well within a second. Registrations stay as they are."""
         await self._server.stop()
+        self._metering.stop()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     async def join(self, forwarder: Forwarder) -> None:
         """One more follows from now on. It hears of everything first, piece by piece."""
-        joining = _Joining(forwarder, self._registry)
+        joining = Joining(forwarder, self._metering)
         self._forwarders.append(joining)
         for _ in joining.rounds():
             await asyncio.sleep(0)
         self._forwarders[self._forwarders.index(joining)] = forwarder
+
+    def meter(self, metered: Metered) -> None:
+        """These keep the senders' buckets, too: they share what is allowed."""
+        self._metering.add(metered)
 
     def freeze(self) -> None:
         """From now on nothing is registered, moved or ended; clients wait for their answers."""
@@ -197,6 +199,7 @@ class Control:
             raise RelayLeaves(_FROZEN_RETRY_S if self._is_frozen else _DRAINING_RETRY_S)
         self._check_destination(path)
         is_known = self._registry.knows(request)
+        self._check_allowance(grant, path.remote)
         try:
             answer = self._registry.register(request, path, holder, self._loop.time(), grant)
         except RegistrationRefused as error:
@@ -254,6 +257,7 @@ class Control:
     def change_limits(self, limits: Limits, lease_s: float) -> None:
         """From now on these; what there is over them stays until it ends."""
         self._registry.change_limits(limits.registry(lease_s))
+        self._metering.change_limits(limits.forwarding())
         self._server.change_limits(limits.http3())
 
     def revoke(self, token_ids: Collection[str]) -> int:
@@ -275,11 +279,16 @@ class Control:
     @property
     def state(self) -> StateSource:
         """The present state, for a forwarder that must be filled."""
+        return self._metering
+
+    @property
+    def leases(self) -> Registrations:
+        """For a forwarder that outlives this process, and for a successor."""
         return self._registry
 
     @property
-    def leases(self) -> LeaseSource:
-        """For a forwarder that outlives this process."""
+    def registry(self) -> Registry:
+        """To be looked at only."""
         return self._registry
 
     @property
@@ -320,11 +329,26 @@ class Control:
             self._tell_refused(error.reason.value, path.remote)
             raise
 
+    def _check_allowance(self, grant: Grant | None, remote: Address) -> None:
+        if grant is not None and self._metering.is_used_up(grant):
+            reason = RegistryRefusal.ALLOWANCE_USED
+            self._refused[reason.value] += 1
+            self._tell_refused(reason.value, remote, grant.subject)
+            raise RegistryFull(
+                "all that your token permits to be forwarded was forwarded: ask for another one",
+                reason,
+                min(grant.left_s, _ALLOWANCE_RETRY_S),
+            )
+
     def _tell_refused(
         self, reason: str, remote: Address | None, subject: str | None = None
     ) -> None:
         if self._observer is not None:
             self._observer.refused(reason, remote, subject)
+
+    def _tell(self, changes: Sequence[Change]) -> None:
+        for forwarder in self._forwarders:
+            forwarder.apply(changes)
 
     def _follow(self, cause: Cause = Cause.EXPIRED) -> None:
         """After each call of the registry: pass its changes on, and see when it next expires.
@@ -333,8 +357,8 @@ class Control:
         """
         changes = self._registry.take_changes()
         if changes:
-            for forwarder in self._forwarders:
-                forwarder.apply(changes)
+            changes = self._metering.follow(changes)
+            self._tell(changes)
             if self._observer is not None:
                 self._observer.follow(changes, cause)
         due = self._registry.next_expiry()
@@ -355,24 +379,3 @@ class Control:
             # Registrations that never end would be worse than one line a second.
             logger.exception("ending registrations failed")
             self._timer = self._loop.call_later(_RETRY_S, self._expire)
-
-
-class _Joining:
-    """Stands before a forwarder that has not yet heard of everything."""
-
-    def __init__(self, forwarder: Forwarder, state: StateSource) -> None:
-        self._forwarder = forwarder
-        self._state = state
-        self._untold = dict.fromkeys(state.owners())
-
-    def apply(self, changes: Sequence[Change]) -> None:
-        """Pass on what concerns owners of whom it was told; the others' descriptions have it."""
-        self._forwarder.apply([each for each in changes if each.owner not in self._untold])
-
-    def rounds(self) -> Iterator[None]:
-        """Describe some owners in each round, until all are described."""
-        while some := list(islice(self._untold, _OWNERS_PER_TURN)):
-            for owner in some:
-                del self._untold[owner]
-            self._forwarder.apply([each for owner in some for each in self._state.describe(owner)])
-            yield

@@ -38,11 +38,16 @@ def configure(log_format: LogFormat, level: str) -> None:
     """Send all logging to stderr. `level` is one of `LEVELS`."""
     handler = _Handler(sys.stderr)
     handler.setFormatter(_TextFormatter() if log_format is LogFormat.TEXT else _JsonFormatter())
-    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+    logging.basicConfig(handlers=[handler], force=True)
     logging.getLogger(ALWAYS).setLevel(logging.INFO)
-    if level != "debug":
-        for name in _NOISY:
-            logging.getLogger(name).setLevel(logging.ERROR)
+    set_level(level)
+
+
+def set_level(level: str) -> None:
+    """From now on log what is of this level, one of `LEVELS`, or above."""
+    logging.getLogger().setLevel(level.upper())
+    for name in _NOISY:
+        logging.getLogger(name).setLevel(logging.NOTSET if level == "debug" else logging.ERROR)
 
 
 class _Handler(logging.StreamHandler):  # type: ignore[type-arg]  # is no generic at run time

@@ -1,9 +1,10 @@
-"""The whole relay in one process and its workers: sockets, control, supervisor, signals."""
+"""The whole relay in one process and its workers: from its start to its end, and its signals."""
 
 import asyncio
+import contextlib
 import logging
+import os
 import signal
-import stat
 import sys
 from collections.abc import Coroutine, Sequence
 from datetime import UTC, datetime
@@ -11,50 +12,73 @@ from pathlib import Path as FilePath
 
 from relay.access import Access, access_for, warn_of_risks
 from relay.certificate import CertificateError, ServerCertificate
-from relay.config import Config
-from relay.control import Control
-from relay.core.outcome import Outcome
-from relay.core.path import Path
-from relay.forwarding.sockets import Listener, ListenError, open_listeners
-from relay.forwarding.supervisor import PoolTimes, WorkerPool, WorkersFailed
-from relay.kernel.service import KernelRequired, KernelService
-from relay.logs import ALWAYS, discard
+from relay.config import Chosen, Config
+from relay.forwarding.sockets import Listener
+from relay.forwarding.supervisor import WorkersFailed
+from relay.kernel.service import KernelRequired
+from relay.lifecycle.local_socket import ControlSocketError, LocalServer
+from relay.lifecycle.notify import ServiceManager
+from relay.lifecycle.operations import Operations
+from relay.lifecycle.parts import Parts
+from relay.lifecycle.predecessor import HandOverFailed, Predecessor
+from relay.lifecycle.reload import ReloadFailed
+from relay.lifecycle.serve_commands import LocalCommands
+from relay.lifecycle.start import CannotStart, open_sockets
+from relay.lifecycle.state_file import StateFileInUse
+from relay.lifecycle.successor import HandOver
+from relay.logs import discard
+from relay.own_certificate import load_certificate, log_certificate, warn_of_end
+from relay.settings.load import Loaded
 from relay.tokens import TokenFileError
 
 logger = logging.getLogger(__name__)
-counters_logger = logging.getLogger(ALWAYS)
 
-_REPORTS_PER_LEASE = 10
-_MAX_REPORT_INTERVAL_S = 1.0
-"""Workers tell whom they heard of so often that no lease ends for want of it."""
-
-_COUNT_PATIENCE_S = 0.5
+_DAY_S = 86_400.0
 
 
 class StartFailed(Exception):
     """The relay cannot run; the text is one line for the operator."""
 
 
-def run(config: Config) -> int:
+def run(chosen: Chosen, loaded: Loaded[Config]) -> int:
     """Run until a signal ends it; returns the exit code.
 
+    :param chosen: where the settings are from, for a reload.
     :raises StartFailed: it cannot run, or not any longer.
     """
     try:
-        certificate = _certificate(config)
-        listeners = open_listeners(config.listen, config.workers)
-    except (CertificateError, ListenError) as error:
+        certificate = load_certificate(loaded.settings)
+        opened = open_sockets(
+            loaded.settings, os.environ, listen_is_chosen=("listen",) in loaded.given
+        )
+    except (CertificateError, CannotStart) as error:
         raise StartFailed(str(error)) from None
     try:
-        access = access_for(config, [listener.address for listener in listeners])
-        warn_of_risks(config)
-        return asyncio.run(Relay(config, listeners, certificate, access).serve())
-    except TokenFileError as error:
-        raise StartFailed(str(error)) from None
-    except (KernelRequired, WorkersFailed) as error:
+        access = access_for(opened.config, [listener.address for listener in opened.listeners])
+        warn_of_risks(opened.config)
+        relay = Relay(
+            opened.config,
+            opened.listeners,
+            certificate,
+            access,
+            chosen=chosen,
+            predecessor=opened.predecessor,
+            control_path=opened.control_path,
+        )
+        return asyncio.run(relay.serve())
+    except (
+        TokenFileError,
+        KernelRequired,
+        WorkersFailed,
+        HandOverFailed,
+        ControlSocketError,
+        StateFileInUse,
+    ) as error:
         raise StartFailed(str(error)) from None
     finally:
-        for listener in listeners:
+        if opened.predecessor is not None:
+            opened.predecessor.close()
+        for listener in opened.listeners:
             listener.close()
 
 
@@ -67,114 +91,106 @@ class Relay:
         listeners: Sequence[Listener],
         certificate: ServerCertificate,
         access: Access | None = None,
+        *,
+        chosen: Chosen | None = None,
+        predecessor: Predecessor | None = None,
+        control_path: FilePath | None = None,
     ) -> None:
-        """`listeners` stay the caller's, who closes them."""
+        """`listeners` stay the caller's, who closes them.
+
+        :param chosen: where the settings are from; None: they cannot be reloaded.
+        :param predecessor: whose work this relay goes on with.
+        :param control_path: where the control socket is to be; None: nowhere.
+        """
         self._config = config
         self._listeners = listeners
         self._certificate = certificate
         self._access = access
-        self._answers_lost = 0
+        self._chosen = chosen
+        self._predecessor = predecessor
+        self._control_path = control_path
+        self._manager = ServiceManager(os.environ)
+        self._terminals = [number for number in range(3) if os.isatty(number)]
 
     async def serve(self) -> int:
-        """Run until SIGTERM, SIGINT, or SIGHUP (the terminal was closed) unless `nohup` said no.
+        """Run until SIGTERM or SIGINT, or until the terminal is closed; returns the exit code.
 
         :raises WorkersFailed: there is nobody to forward.
         :raises KernelRequired: the kernel was to forward, and cannot.
+        :raises HandOverFailed: the relay before this one goes on.
+        :raises ControlSocketError: the operator named one that cannot be.
+        :raises StateFileInUse: the operator named one that is another relay's.
         """
         loop = asyncio.get_running_loop()
         end: asyncio.Future[None] = loop.create_future()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, _resolve, end)
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-            loop.add_signal_handler(signal.SIGHUP, _resolve, end)
-        self._pool = pool = WorkerPool(self._listeners, self._pool_times)
-        addresses = [listener.address for listener in self._listeners]
-        self._kernel = KernelService(self._config.kernel, addresses, self._config.lease_s)
-        self._control = Control(
-            certificate=self._certificate,
-            forwarders=[pool, *self._kernel.forwarders],
-            send=self._send,
-            registry_limits=self._config.limits.registry(self._config.lease_s),
-            http3_limits=self._config.limits.http3(),
-            access=self._access,
-            restored=self._kernel.records,
-            listeners=addresses,
+        parts = Parts(
+            self._config, self._listeners, self._certificate, self._access, self._predecessor
         )
-        self._kernel.begin(self._control.leases)
-        reports: set[asyncio.Task[None]] = set()
-
-        def report() -> None:
-            if not reports:  # one at a time
-                task = loop.create_task(self._report("counters"))
-                reports.add(task)
-                task.add_done_callback(reports.discard)
-
-        loop.add_signal_handler(signal.SIGUSR1, report)
-        await self._control.start()
+        operations = Operations(parts, self._chosen, self._manager, end)
+        self._handle_signals(loop, parts, operations)
+        local: LocalServer | None = None
         try:
-            start = pool.start(
-                self._control.state,
-                receive=self._control.receive_http3,
-                heard=self._control.seen,
-                failed=lambda error: _resolve(end, error),
-            )
-            if await _done_before(end, start):
-                await self._kernel.attach(heard=self._control.seen)
-                log_certificate(self._certificate, datetime.now(UTC))
+            parts.spawn(failed=lambda error: _resolve(end, error))
+            if await _done_before(end, parts.begin()):
+                local = await self._open_local(parts, operations)
+                log_certificate(parts.certificate, datetime.now(UTC))
+                self._manager.ready(operations.status_line())
                 _announce(self._listeners)
+                self._keep_house(loop, parts)
             await end
         finally:
-            logger.info("ending")
-            await self._control.stop()
-            await pool.stop()
-            self._log_counters("counters at the end")
-            self._kernel.stop()
+            if not operations.has_left:
+                self._manager.stopping("ending")
+                logger.info("ending")
+                await parts.stop(tell_first=True)
+            if local is not None:
+                await local.close()
         return 0
 
-    @property
-    def _pool_times(self) -> PoolTimes:
-        interval_s = min(_MAX_REPORT_INTERVAL_S, self._config.lease_s / _REPORTS_PER_LEASE)
-        return PoolTimes(report_interval_s=interval_s)
-
-    def _send(self, datagram: bytes, path: Path) -> None:
+    async def _open_local(self, parts: Parts, operations: Operations) -> LocalServer | None:
+        if self._control_path is None:
+            return None
+        hand_over = HandOver(self._listeners, parts.control.leases, operations)
+        local = LocalServer(self._control_path, LocalCommands(operations, hand_over).handle)
         try:
-            self._listeners[path.listener].send(datagram, path)
-        except OSError:  # QUIC sends again what matters
-            self._answers_lost += 1
+            local.open()
+        except ControlSocketError as error:
+            if self._config.control_socket is not None:
+                raise
+            logger.warning("%s; so there are no commands and no hand-over", error)
+            return None
+        await parts.control.join(hand_over)
+        return local
 
-    async def _report(self, title: str) -> None:
-        try:
-            async with asyncio.timeout(_COUNT_PATIENCE_S):
-                await self._pool.synchronise()
-        except TimeoutError:
-            title += ", as last reported"
-        self._log_counters(title)
+    def _handle_signals(
+        self, loop: asyncio.AbstractEventLoop, parts: Parts, operations: Operations
+    ) -> None:
+        def hang_up() -> None:
+            """Somebody wants a reload, or the terminal was closed."""
+            if any(not os.isatty(number) for number in self._terminals):
+                operations.gone()
+            elif parts.has_begun:
+                with contextlib.suppress(ReloadFailed):  # it was logged
+                    operations.reload()
 
-    def _log_counters(self, title: str) -> None:
-        counters = self._pool.counters()
-        http3 = self._control.http3_counters
-        fields: dict[str, int] = {
-            **{outcome.value: counters.of(outcome) for outcome in Outcome},
-            "bytes_forwarded": counters.bytes_forwarded,
-            **self._kernel.counters(),
-            "receive_queue_full": sum(listener.lost() for listener in self._listeners),
-            "answers_lost": self._answers_lost,
-            "registrations": self._control.registrations,
-            "connection_ids": self._control.connection_ids,
-            "http3_connections": http3.connections,
-            "http3_half_open": http3.half_open,
-            "http3_handshakes": http3.handshakes,
-            "http3_retried": http3.retried,
-            "http3_requests": http3.requests,
-            **{f"refused_{why}": n for why, n in self._control.refused_counters().items()},
-            **{f"http3_refused_{reason}": count for reason, count in http3.refused.items()},
-            **{f"http3_failed_{reason}": count for reason, count in http3.failures.items()},
-            **{
-                f"rendezvous_{name}": count
-                for name, count in self._control.rendezvous_counters().items()
-            },
-        }
-        counters_logger.info("%s", title, extra={"fields": fields})
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, operations.gone)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup wants it
+            loop.add_signal_handler(signal.SIGHUP, hang_up)
+        loop.add_signal_handler(signal.SIGUSR1, parts.report)
+
+    def _keep_house(self, loop: asyncio.AbstractEventLoop, parts: Parts) -> None:
+        def look_at_certificate() -> None:
+            warn_of_end(parts.certificate, datetime.now(UTC))
+            loop.call_later(_DAY_S, look_at_certificate)
+
+        def tell_manager(interval_s: float) -> None:
+            self._manager.alive()
+            loop.call_later(interval_s, tell_manager, interval_s)
+
+        loop.call_later(_DAY_S, look_at_certificate)
+        if (interval_s := self._manager.watchdog_interval_s) is not None:
+            tell_manager(interval_s)
 
 
 def _resolve(end: "asyncio.Future[None]", error: Exception | None = None) -> None:
@@ -198,43 +214,6 @@ async def _done_before(end: "asyncio.Future[None]", work: Coroutine[object, None
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-
-
-def _certificate(config: Config) -> ServerCertificate:
-    if config.certificate is not None and config.private_key is not None:
-        _warn_if_open_to_all(config.private_key)
-        return ServerCertificate.load(config.certificate, config.private_key)
-    if config.state_directory is None:
-        raise StartFailed(
-            "there is no place to keep a certificate: set HOME or STATE_DIRECTORY, "
-            "or give --certificate and --private-key"
-        )
-    return ServerCertificate.self_signed(config.state_directory)
-
-
-def log_certificate(certificate: ServerCertificate, now: datetime) -> None:
-    """Say which it is, louder if somebody must act on it: tell peers of it, or renew it."""
-    if certificate.is_self_signed:
-        logger.warning("certificate %s (self-signed)", certificate.fingerprint)
-    else:
-        logger.info("certificate %s", certificate.fingerprint)
-    if certificate.not_after < now:
-        logger.warning(
-            "the certificate expired on %s, and peers that verify it by name refuse it: renew it",
-            certificate.not_after.date(),
-        )
-
-
-def _warn_if_open_to_all(private_key: FilePath) -> None:
-    """A group may have it: so some systems hand keys to services."""
-    try:
-        mode = private_key.stat().st_mode
-    except OSError:
-        return  # loading it says so
-    if stat.S_ISREG(mode) and mode & stat.S_IROTH:
-        logger.warning(
-            "every user of this machine can read the private key %s: 'chmod o-r' it", private_key
-        )
 
 
 def _announce(listeners: Sequence[Listener]) -> None:

@@ -35,3 +35,10 @@ class LeaseSource(Protocol):
 
     def lease_ends(self, now: float) -> Iterator[tuple[int, float]]:
         """Every owner with the end of its lease."""
+
+
+class Registrations(LeaseSource, Protocol):
+    """All that a successor wants to know of the registry."""
+
+    def owners(self) -> list[int]:
+        """The numbers of all owners."""

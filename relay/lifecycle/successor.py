@@ -24,7 +24,7 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 from typing import Protocol
 
-from relay.core.leases import LeaseSource
+from relay.core.leases import Registrations
 from relay.core.table import Change
 from relay.forwarding.sockets import Listener
 from relay.lifecycle import records
@@ -55,14 +55,10 @@ class Departing(Protocol):
         """Nothing has come of it: go on as before."""
 
     async def leave(self, successor: int | None) -> None:
-        """The successor (a process) forwards: let go of everything, and end. Never raises."""
+        """The successor (a process) forwards: let go of everything. Never raises."""
 
-
-class Registrations(LeaseSource, Protocol):
-    """What there is to give."""
-
-    def owners(self) -> list[int]:
-        """All of them."""
+    def gone(self) -> None:
+        """The successor knows: end."""
 
 
 class HandOver:
@@ -115,7 +111,10 @@ class HandOver:
         finally:
             self._untold = None
         await self._relay.leave(connection.pid)
-        await connection.send({"released": True})
+        try:
+            await connection.send({"released": True})
+        finally:
+            self._relay.gone()
 
     def _refusal(self, request: Message) -> Message | None:
         wanted = request.get("listen")

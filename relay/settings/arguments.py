@@ -94,7 +94,7 @@ def _add(group: "argparse._ActionsContainer", setting: Setting) -> None:
         common["help"] = text + "; repeatable"
         metavar = kind.metavar
         group.add_argument(
-            setting.flag, action="append", type=_reader(kind.each), metavar=metavar, **common
+            setting.flag, action="append", type=reader(kind.each), metavar=metavar, **common
         )
     else:
         metavar = (
@@ -102,10 +102,15 @@ def _add(group: "argparse._ActionsContainer", setting: Setting) -> None:
             if isinstance(kind, Choice)
             else (kind.metavar)
         )
-        group.add_argument(setting.flag, type=_reader(kind), metavar=metavar, **common)
+        group.add_argument(setting.flag, type=reader(kind), metavar=metavar, **common)
 
 
-def _reader(kind: Kind[Any]) -> Callable[[str], Any]:
+def reader(kind: Kind[Any]) -> Callable[[str], Any]:
+    """The `type` of an argparse argument.
+
+    :param kind: of what the argument is.
+    """
+
     def read(text: str) -> Any:
         try:
             return kind.from_text(text)

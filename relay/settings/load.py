@@ -74,10 +74,12 @@ def load(
     environment: Mapping[str, str],
     file: Path | None,
     must_exist: bool = True,
+    check: bool = True,
 ) -> Loaded[_M]:
     """Put it all together; `model` is the dataclass.
 
     :param must_exist: whether it is a mistake if there is no such file.
+    :param check: whether the settings must fit each other: see `Checked`.
     :raises SettingsError: for the first mistake that is found.
     """
     found = sections(cast(type, model))
@@ -90,7 +92,10 @@ def load(
             given.update(_from_table(found, table, file))
     given.update(_from_environment(found, environment))
     given.update(flags)
-    return Loaded(_build(cast(type[_M], model), found, given), given, file)
+    settings, parts = _build(cast(type[_M], model), found, given)
+    for prefix, part in parts if check else ():
+        _check(part, prefix, found, given)
+    return Loaded(settings, given, file)
 
 
 def value_of(settings: object, setting: Setting) -> object:
@@ -190,38 +195,39 @@ def _from_environment(
     return values
 
 
-def _build(model: type[_M], found: Sequence[SettingsSection], given: Values) -> _M:
+def _build(
+    model: type[_M], found: Sequence[SettingsSection], given: Values
+) -> tuple[_M, list[tuple[tuple[str, ...], object]]]:
+    """The settings; and their parts, the whole at last, with the fields that lead to each."""
     chosen: dict[str, Any] = {}
     inside: dict[str, dict[str, Any]] = {}
-    by_path = {setting.path: setting for section in found for setting in section.settings}
+    parts: list[tuple[tuple[str, ...], object]] = []
     for path, each in given.items():
         if len(path) == 1:
             chosen[path[0]] = each.value
         else:
             inside.setdefault(path[0], {})[path[1]] = each.value
+    of_sections = {setting.path[0] for each in found if each.key for setting in each.settings}
     for field in dataclasses.fields(cast(Any, model)):
-        if (field.name,) not in by_path and any(path[0] == field.name for path in by_path):
+        if field.name in of_sections:
             made = dataclasses.replace(cast(Any, field.default), **inside.get(field.name, {}))
-            _check(made, (field.name,), by_path, given)
+            parts.append(((field.name,), made))
             chosen[field.name] = made
     everything = model(**chosen)
-    _check(everything, (), by_path, given)
-    return everything
+    return everything, [*parts, ((), everything)]
 
 
 def _check(
-    made: object,
-    prefix: tuple[str, ...],
-    by_path: Mapping[tuple[str, ...], Setting],
-    given: Values,
+    part: object, prefix: tuple[str, ...], found: Sequence[SettingsSection], given: Values
 ) -> None:
-    problem = getattr(made, "problem", None)
-    found = cast(Checked, made).problem() if problem is not None else None
-    if found is None:
+    problem = getattr(part, "problem", None)
+    mistake = cast(Checked, part).problem() if problem is not None else None
+    if mistake is None:
         return
-    name, text = found
+    name, text = mistake
     path = (*prefix, name)
-    where = given[path].said_by if path in given else by_path[path].key
+    keys = {setting.path: setting.key for each in found for setting in each.settings}
+    where = given[path].said_by if path in given else keys[path]
     raise SettingsError(f"{where}: {text}")
 
 

@@ -1,6 +1,7 @@
 """The command as a process: what it says, how it ends, and what it leaves behind."""
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -73,15 +75,45 @@ def fails(process: subprocess.Popen[bytes]) -> tuple[int, str]:
     return process.returncode, said.decode()
 
 
-def test_a_terminal_that_closes_ends_the_relay_and_its_workers_in_order(run: Run) -> None:
+def test_a_terminal_that_closes_ends_the_relay_and_its_workers_in_order(tmp_path: Path) -> None:
+    """The terminal is its stdin and its controlling one, as in a shell."""
+    ours, theirs = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "relay", *LOOPBACK, "--workers", "1"],
+        env=environment(STATE_DIRECTORY=str(tmp_path)),
+        cwd=PROJECT,
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(theirs)
+    try:
+        ready(process)
+        began = time.monotonic()
+        os.close(ours)  # the system sends SIGHUP to all processes of the group
+        _, said = process.communicate(timeout=PATIENCE_S)
+        assert time.monotonic() - began < 2.0
+        assert process.returncode == 0
+        assert b"counters at the end" in said
+        assert b"it is replaced" not in said
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_sighup_is_a_reload_where_no_terminal_closes(run: Run) -> None:
     process = run(*LOOPBACK, "--workers", "1")
     ready(process)
     (worker,) = _worker_children(process.pid)
-    os.kill(worker, signal.SIGHUP)  # a terminal tells all processes of the group
-    code, said = end(process, signal.SIGHUP)
+    os.kill(worker, signal.SIGHUP)
+    process.send_signal(signal.SIGHUP)
+    assert process.stderr is not None
+    while b"reloaded; no setting changed" not in process.stderr.readline():
+        assert process.poll() is None
+    code, said = end(process)
     assert code == 0
-    assert "ending" in said
-    assert "counters at the end" in said
     assert "it is replaced" not in said
 
 

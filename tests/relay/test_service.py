@@ -15,11 +15,12 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from relay import service
+from relay import own_certificate
 from relay.certificate import ServerCertificate
 from relay.config import Config
 from relay.forwarding.sockets import Listener, ListenRequest, open_listeners
 from relay.forwarding.supervisor import PoolTimes, WorkerPool, WorkersFailed
+from relay.lifecycle import parts
 from relay.service import Relay
 from relay.wire.address import Address
 from tests.relay.http3_client import certificate
@@ -38,15 +39,17 @@ def listeners() -> Iterator[Sequence[Listener]]:
 
 def lines_about(caplog: pytest.LogCaptureFixture, which: ServerCertificate, at: datetime) -> str:
     caplog.clear()
-    with caplog.at_level("INFO", "relay.service"):
-        service.log_certificate(which, at)
+    with caplog.at_level("INFO", "relay.own_certificate"):
+        own_certificate.log_certificate(which, at)
     return "".join(f"{each.levelname}: {each.getMessage()}\n" for each in caplog.records)
 
 
 def test_a_certificate_is_named_and_its_end_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     own = certificate()
     named = f"WARNING: certificate {own.fingerprint} (self-signed)\n"
-    assert lines_about(caplog, own, own.not_after) == named
+    assert lines_about(caplog, own, own.not_after - timedelta(days=15)) == named
+    soon = lines_about(caplog, own, own.not_after)
+    assert soon.startswith(f"{named}WARNING: the certificate expires on {own.not_after.date()}: ")
     late = lines_about(caplog, own, own.not_after + timedelta(seconds=1))
     assert late.startswith(f"{named}WARNING: the certificate expired on {own.not_after.date()}, ")
     assert late.count("\n") == 2
@@ -54,7 +57,7 @@ def test_a_certificate_is_named_and_its_end_is_warned_of(caplog: pytest.LogCaptu
 
 def test_a_certificate_of_an_authority_is_named_quietly(caplog: pytest.LogCaptureFixture) -> None:
     issued = issued_certificate()
-    said = lines_about(caplog, issued, datetime.now(UTC))
+    said = lines_about(caplog, issued, issued.not_after - timedelta(days=15))
     assert said == f"INFO: certificate {issued.fingerprint}\n"
 
 
@@ -72,7 +75,7 @@ def issued_certificate() -> ServerCertificate:
 
 
 def put_in_place(monkeypatch: pytest.MonkeyPatch, command: Sequence[str]) -> None:
-    monkeypatch.setattr(service, "WorkerPool", functools.partial(WorkerPool, command=command))
+    monkeypatch.setattr(parts, "WorkerPool", functools.partial(WorkerPool, command=command))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -113,7 +116,7 @@ def test_workers_that_do_not_start(
 ) -> None:
     put_in_place(monkeypatch, command)
     times = PoolTimes(start_patience_s=0.3 if command == NEVER_READY else 15.0)
-    monkeypatch.setattr(Relay, "_pool_times", times)
+    monkeypatch.setattr(parts, "pool_times", lambda config: times)
 
     async def main() -> None:
         await Relay(Config(), listeners, certificate()).serve()

@@ -10,6 +10,10 @@ from ..link.link import REQUEST_TIMEOUT_S, RelayLink
 TOO_EARLY_PAUSE_S = 0.2
 """Seconds after status 425: the relay validates our new address meanwhile."""
 
+LEAST_PAUSE_S = 0.5
+"""Seconds after any other status that says "later", however soon the relay says it is: one that
+means us ill must not keep us busy."""
+
 _TOO_EARLY = 425
 _PASSING = frozenset({429, 503})
 
@@ -70,5 +74,5 @@ def _wait(response: Response) -> float | None:
     text = response.headers.get("retry-after", "")
     # RFC 9110 §10.2.3; a date, which our relay never gives, is not read.
     if response.status in _PASSING and text.isascii() and text.isdigit() and len(text) < 6:
-        return float(text)
+        return max(float(text), LEAST_PAUSE_S)
     return None

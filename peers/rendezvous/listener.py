@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from relay.wire.rendezvous import MAX_BATCH, is_name
 
-from ..accepter import Accepter
+from ..accepter import ANSWER_TIMEOUT_S, Accepter
 from ..auth import Authentication
 from ..closing import ClosedAtExit
 from ..errors import (
@@ -40,6 +40,10 @@ from .mailbox import Mailbox
 
 MAX_PENDING = 32
 """Dialers that are being answered, and pipes that wait to be taken, together."""
+
+HURRIED_ANSWER_S = 3.0
+"""Seconds for which a dialer is waited for while more than half of `max_pending` are taken up:
+whoever dials is there and answers at once, and strangers must not keep it out."""
 
 _NOT_SERVED = "the accepter takes no more"
 
@@ -270,8 +274,12 @@ class Listener(ClosedAtExit):
             # What it says of authentication is not proven: ours holds, and the handshake tells the
             # dialer at once if that is another.
             invite = replace(Invite.decode(line), auth=self._auth.kind, key=None)
+            is_crowded = 2 * self._room < self._max_pending
             pipe = await self._accepter.accept(
-                invite, auth=self._auth, path_policy=self._path_policy
+                invite,
+                auth=self._auth,
+                answer_timeout_s=HURRIED_ANSWER_S if is_crowded else ANSWER_TIMEOUT_S,
+                path_policy=self._path_policy,
             )
         except PeersError as error:
             reason = _reason(error)

@@ -33,6 +33,10 @@ LONGEST_PAUSE_S = 15.0
 EARLY_S = 1.0
 """Seconds: a poll with nothing to tell that is answered sooner is not followed by the next one at
 once. It may happen; but a relay that does nothing else must not keep us busy."""
+POLL_INTERVAL_S = 0.2
+POLLS_AT_ONCE = 32
+"""Polls may follow each other at once so often, and then in this interval, in seconds: a relay that
+answers each with junk has 40 invites a second read, and no more."""
 GOODBYE_S = 1.0
 """Seconds for telling the relay that we listen no more."""
 
@@ -50,6 +54,7 @@ class Mailbox:
         self._id: str | None = None
         self._taken = 0  # the number of the last invite that was handed out
         self._pause_s = FIRST_PAUSE_S
+        self._pace = 0.0  # when the next poll would begin if all had kept the interval
 
     @property
     def name(self) -> str | None:
@@ -95,11 +100,15 @@ class Mailbox:
         """
         while True:
             try:
+                await self._keep_pace()
                 if self._id is None:
                     await self._open_again()
+                    self._count_for_pace()
                     continue
                 invites = await self._poll(self._id, most)
-            except (RendezvousFailed, RelayUnreachable) as error:
+            except ListenerReplaced:
+                raise
+            except RelayError as error:
                 if self._link.is_closed:
                     raise RelayUnreachable("the connection to the relay is closed") from None
                 await self._pause(error)
@@ -145,6 +154,8 @@ class Mailbox:
         began = loop.time()
         request = WaitRequest(listener, self._taken, min(most, MAX_BATCH), MAX_WAIT_S)
         response = await ask(self._link, "POST", WAIT_PATH, request.encode(), held_s=MAX_WAIT_S)
+        # What was cancelled does not count: a listener without room begins and cancels many.
+        self._count_for_pace()
         match response.status:
             case 200:
                 pass
@@ -170,6 +181,15 @@ class Mailbox:
         elif loop.time() - began < EARLY_S:
             await asyncio.sleep(FIRST_PAUSE_S)
         return [invite for _, invite in answer.invites]
+
+    def _count_for_pace(self) -> None:
+        now = asyncio.get_running_loop().time()
+        self._pace = max(self._pace, now - POLLS_AT_ONCE * POLL_INTERVAL_S) + POLL_INTERVAL_S
+
+    async def _keep_pace(self) -> None:
+        early_s = self._pace - asyncio.get_running_loop().time()
+        if early_s > 0:
+            await asyncio.sleep(early_s)
 
     async def _pause(self, error: RelayError) -> None:
         level = logging.WARNING if self._pause_s == LONGEST_PAUSE_S else logging.INFO

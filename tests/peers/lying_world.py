@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import pytest
 
@@ -22,6 +23,8 @@ from tests.peers.fake_relay import certificate
 from tests.peers.lying_relay import LyingRelay
 from tests.peers.rendezvous_scene import HERE, THERE
 
+Liar = TypeVar("Liar", bound=LyingRelay)
+
 RELAY = "relay.example:4433"
 TRUST = RelayTrust(certificate().fingerprint)
 ATTACKER = Identity.generate()
@@ -33,15 +36,25 @@ class World:
     def __init__(self) -> None:
         self.network = VirtualNetwork(seed=1)
         self.network.names["relay.example"] = ["198.51.100.1"]
-        relay_host = self.network.host("relay", "198.51.100.1")
+        self._relay_host = self.network.host("relay", "198.51.100.1")
         self.dialer = self.network.host("dialer", "192.0.2.7")
         self.accepter = self.network.host("accepter", "192.0.2.8")
         self.attacker = self.network.host("attacker", "192.0.2.66")
         self.datagrams: list[bytes] = []
         """All that was on any wire."""
         self.network.watchers.append(lambda packet: self.datagrams.append(packet.datagram))
-        self.relay = LyingRelay(relay_host.open_socket(socket.AF_INET, 4433))
-        self.relay.start()
+        self.relay: LyingRelay = self._start(LyingRelay)
+
+    def replace_relay(self, kind: type[Liar]) -> Liar:
+        """Another one in its place, from the beginning."""
+        self.relay.kill()
+        self.relay = relay = self._start(kind)
+        return relay
+
+    def _start(self, kind: type[Liar]) -> Liar:
+        relay = kind(self._relay_host.open_socket(socket.AF_INET, 4433))
+        relay.start()
+        return relay
 
     async def listen(
         self, auth: Authentication | None = None, who: Identity = THERE, at: Host | None = None

@@ -343,6 +343,8 @@ class Control:
     def _tell_refused(
         self, reason: str, remote: Address | None, subject: str | None = None
     ) -> None:
+        fields = {"reason": reason, "from": str(remote), "subject": subject}
+        logger.info("refused a request", extra={"fields": fields})
         if self._observer is not None:
             self._observer.refused(reason, remote, subject)
 

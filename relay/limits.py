@@ -4,8 +4,10 @@ Each has a default that suits a relay of some thousand peers. What each part of 
 them, it gets in its own terms. docs/operating.md explains them to operators.
 """
 
+import math
 from dataclasses import dataclass
 
+from relay.core.charging import ForwardLimits
 from relay.core.limits import RateLimits
 from relay.core.quota import RegistryLimits
 from relay.http3.limits import Http3Limits
@@ -160,6 +162,18 @@ class Limits:
             max_requests_per_source=self.requests_per_source,
             max_requests_in_all=self.requests,
             max_body=self.body,
+        )
+
+    def forwarding(self) -> ForwardLimits:
+        """For those who forward."""
+        return ForwardLimits(
+            bytes_per_s=self.bytes_per_s or math.inf,
+            packets_per_s=self.packets_per_s or math.inf,
+            bytes_per_s_per_source=self.bytes_per_s_per_source or math.inf,
+            packets_per_s_per_source=self.packets_per_s_per_source or math.inf,
+            bytes_per_s_per_token=self.bytes_per_s_per_token or math.inf,
+            packets_per_s_per_token=self.packets_per_s_per_token or math.inf,
+            bytes_per_token=self.bytes_per_token or math.inf,
         )
 
     def source_rate(self) -> RateLimits:

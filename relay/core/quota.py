@@ -52,6 +52,8 @@ class RegistryRefusal(StrEnum):
     """Or its connection IDs."""
     TOKEN_FULL = "registrations_of_token_full"
     TOKEN_CIDS_FULL = "cids_of_token_full"
+    ALLOWANCE_USED = "allowance_used"
+    """All that the token permits to be forwarded was forwarded."""
 
 
 class RegistrationRefused(Exception):

@@ -11,6 +11,7 @@ from relay.wire.address import Address
 from relay.wire.connection_id import is_towards_http3
 from relay.wire.invariants import LongHeader, Malformed, parse_invariants
 
+from .bucket import Charge
 from .outcome import Outcome
 from .path import Path
 
@@ -39,7 +40,20 @@ class OwnerRemoved:
     connection_ids: tuple[bytes, ...]
 
 
-Change = OwnerMoved | ConnectionIdsAdded | OwnerRemoved
+@dataclass(frozen=True, slots=True)
+class OwnerCharged:
+    """What comes from the owner's address is charged to these, instead of those before.
+
+    A forwarder that knows one of the buckets keeps its rate, and else begins with the charge's. Of
+    several owners at one address, the one with the lowest number pays for all.
+    """
+
+    owner: int
+    charges: tuple[Charge, ...]
+    """At most two; none: it may send what it likes."""
+
+
+Change = OwnerMoved | ConnectionIdsAdded | OwnerRemoved | OwnerCharged
 
 
 @dataclass(slots=True)
@@ -76,6 +90,8 @@ class ForwardingTable:
                     self._owner_by_cid.pop(cid, None)
                 self._forget_source(owner)
                 self._path_by_owner.pop(owner, None)
+            case OwnerCharged():
+                pass  # time has no part in what is decided here: see relay.core.bucket
 
     def is_source(self, address: Address) -> bool:
         """Whether some registration has this address: its packets extend that one's lease."""

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from relay.core.bucket import Used
 from relay.core.outcome import Outcome
 from relay.core.path import Path
 from relay.forwarding.ancillary import read_ecn, read_local
@@ -55,6 +56,8 @@ _UNREGISTERED_SOURCE = _OUTCOMES.index(Outcome.UNREGISTERED_SOURCE)
 _STRAY_PEER_PACKET = _OUTCOMES.index(Outcome.STRAY_PEER_PACKET)
 _TOO_BIG = _OUTCOMES.index(Outcome.TOO_BIG)
 _SEND_FAILED = _OUTCOMES.index(Outcome.SEND_FAILED)
+_RATE_LIMITED = _OUTCOMES.index(Outcome.RATE_LIMITED)
+_ALLOWANCE_USED = _OUTCOMES.index(Outcome.ALLOWANCE_USED)
 _CONTROL_QUEUE_FULL = _OUTCOMES.index(Outcome.CONTROL_QUEUE_FULL)
 
 _NO_GSO_HERE = frozenset({errno.EIO, errno.EOPNOTSUPP, errno.ENOPROTOOPT})
@@ -86,6 +89,7 @@ class BatchLoop:
         ]
         self._can_cut = True
         self._table = BatchTable(wildcard)
+        self._meter = self._table.meter
         self._only_listener: int | None = None
         self._counts = [0] * len(_OUTCOMES)
         self._bytes_forwarded = 0
@@ -125,6 +129,15 @@ class BatchLoop:
         """Totals since the start."""
         return Counters(tuple(self._counts), self._bytes_forwarded)
 
+    @property
+    def is_metered(self) -> bool:
+        """Whether anybody is charged for what he sends."""
+        return bool(self._meter.payers)
+
+    def take_used(self, at_most: int) -> list[Used]:
+        """What was taken from the buckets since each was last returned."""
+        return self._meter.take_used(at_most)
+
     def take_heard(self, at_most: int) -> list[Address]:
         """Registered sources heard from since they were last returned."""
         return self._table.take_heard(at_most)
@@ -145,16 +158,21 @@ class BatchLoop:
         if not all(rows):
             rows = [row or table.row_of(cid) for row, cid in zip(rows, cids, strict=True)]
         usual = registered and all(rows) and min(sizes) >= SHORT_HEADER_MINIMUM
-        if usual and inlet.are_plain(count):
+        if usual and inlet.are_plain(count) and self._may_pass(keys, sizes):
             self._forward(inlet.stage(count, np.array(rows)), count, sum(sizes))
         else:
             self._sort(listener, keys, sizes, rows)
+
+    def _may_pass(self, keys: list[SourceKey], sizes: list[int]) -> bool:
+        """Charge all; False: perhaps not all may pass, and nobody was charged."""
+        return not self._meter.payers or self._meter.take_all(keys, sizes)
 
     def _pass_few(self, inlet: Inlet, count: int) -> bool:
         """Forward so few messages one by one, if all are usual; else does nothing."""
         heard = self._table.heard
         recent = self._table.recent
         found = []
+        keys: list[SourceKey] = []
         for index in range(count):
             single = inlet.single(index)
             if single is None:
@@ -164,6 +182,9 @@ class BatchLoop:
             if row is None or key not in heard:
                 return False
             found.append((inlet.addresses[index], size, row, ecn))
+            keys.append(key)
+        if not self._may_pass(keys, [size for _, size, _, _ in found]):
+            return False
         rows = self._table.rows
         for start, size, row, ecn in found:
             error = self._outlets[rows.listener_of[row]].send_one(start, size, row, ecn, rows)
@@ -198,17 +219,28 @@ class BatchLoop:
                 straight = rows[index]
                 is_short = size >= SHORT_HEADER_MINIMUM and firsts[index] < LONG_HEADER_BIT
                 if straight and registered and is_short:
-                    pieces.add(inlet.addresses[index], size, straight, ecns[index], 0)
+                    if self._charge(keys[index], 1, size):
+                        pieces.add(inlet.addresses[index], size, straight, ecns[index], 0)
                     continue
             runs = self._runs(inlet, index, size, segment, registered)
             for start, length, row in runs:
                 if row > 0:
-                    address = inlet.addresses[index] + start
-                    pieces.add(address, length, row, ecns[index], segment)
+                    datagrams = -(-length // segment) if segment else 1
+                    if self._charge(keys[index], datagrams, length):
+                        address = inlet.addresses[index] + start
+                        pieces.add(address, length, row, ecns[index], segment)
                 else:
                     self._drop(listener, index, start, length, -row)
         for staged, datagrams, size in pieces.staged(_SEND_BATCH, cut=self._can_cut):
             self._forward(staged, datagrams, size)
+
+    def _charge(self, key: SourceKey, datagrams: int, size: int) -> bool:
+        """Let a sender pay for so many datagrams; if he cannot, they are counted as dropped."""
+        full = self._meter.take(key, datagrams, size) if self._meter.payers else None
+        if full is None:
+            return True
+        self._counts[_ALLOWANCE_USED if full.is_shut else _RATE_LIMITED] += datagrams
+        return False
 
     def _runs(
         self, inlet: Inlet, index: int, size: int, segment: int, registered: bool

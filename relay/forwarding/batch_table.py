@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from relay.core.id_map import ConnectionIdMap
 from relay.core.path import Path
-from relay.core.table import ConnectionIdsAdded, OwnerMoved, OwnerRemoved
+from relay.core.table import ConnectionIdsAdded, OwnerCharged, OwnerMoved, OwnerRemoved
 from relay.forwarding import ancillary
 from relay.forwarding.batch_buffers import Bytes, Words, address_of, addresses_of_rows
 from relay.forwarding.batch_calls import (
@@ -27,7 +27,8 @@ from relay.forwarding.batch_calls import (
     NAME_LENGTH,
     PART_COUNT,
 )
-from relay.forwarding.channel import Command, ConnectionIdsRemoved
+from relay.forwarding.channel import Command, ConnectionIdsRemoved, RatesSet
+from relay.forwarding.meter import Meter
 from relay.wire.address import Address
 
 SourceKey = int | bytes
@@ -142,6 +143,8 @@ class BatchTable:
         """Sources, all of them registered, of which a datagram came since this was last cleared."""
         self._unreported: list[SourceKey] = []
         self._owners_by_listener = [0] * len(wildcard)
+        self.meter = Meter[SourceKey]()
+        """Who pays for what comes from where."""
 
     def apply(self, command: Command) -> None:
         """Follow one change of the registry; `Sync` changes nothing."""
@@ -156,6 +159,13 @@ class BatchTable:
             case OwnerRemoved(owner, connection_ids):
                 self._forget(connection_ids)
                 self._leave(owner + 1)
+                self.meter.remove(owner)
+            case OwnerCharged(owner, charges):
+                remote = self.rows.remote(owner + 1)
+                if remote is not None:
+                    self.meter.charge(owner, source_key(remote), charges)
+            case RatesSet(charges):
+                self.meter.set_rates(charges)
 
     def row_of(self, cid: bytes) -> int:
         """The row that a connection ID leads to; 0 for none. Any length will do."""
@@ -210,6 +220,7 @@ class BatchTable:
         self._owners_by_listener[path.listener] += 1
         key = source_key(path.remote)
         self.sources[key] = self.sources.get(key, 0) + 1
+        self.meter.move(owner, key)
 
     def _leave(self, row: int) -> None:
         remote = self.rows.remote(row) if row < len(self.rows) else None

@@ -16,9 +16,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from relay.core.bucket import Charge, Used
 from relay.core.outcome import Outcome
 from relay.core.path import Path
-from relay.core.table import Change, ConnectionIdsAdded, OwnerMoved, OwnerRemoved
+from relay.core.table import Change, ConnectionIdsAdded, OwnerCharged, OwnerMoved, OwnerRemoved
 from relay.wire.address import Address
 from relay.wire.connection_id import CONNECTION_ID_LENGTH
 
@@ -29,6 +30,9 @@ MAX_BODY = 65_536
 
 IDS_PER_FRAME = 1024
 """Connection IDs in one command (12 kB): more are told in several."""
+
+BUCKETS_PER_FRAME = 1024
+"""Buckets in one command or report (37 kB)."""
 
 SOURCES_PER_FRAME = 1024
 """Addresses in one report (23 kB)."""
@@ -59,7 +63,14 @@ class Sync:
     number: int
 
 
-Command = Change | ConnectionIdsRemoved | Sync
+@dataclass(frozen=True, slots=True)
+class RatesSet:
+    """Fill these buckets so from now on."""
+
+    charges: tuple[Charge, ...]
+
+
+Command = Change | ConnectionIdsRemoved | Sync | RatesSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +116,14 @@ class Heard:
     sources: tuple[Address, ...]
 
 
-Report = Synced | Counters | Heard | Loaded
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What was taken from buckets since the last report."""
+
+    used: tuple[Used, ...]
+
+
+Report = Synced | Counters | Heard | Loaded | Taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +136,8 @@ class UpMessage:
     datagram: bytes
 
 
-_OWNER_MOVED, _IDS_ADDED, _IDS_REMOVED, _OWNER_REMOVED, _SYNC = range(1, 6)
-_SYNCED, _COUNTERS, _HEARD, _LOADED = range(17, 21)
+_OWNER_MOVED, _IDS_ADDED, _IDS_REMOVED, _OWNER_REMOVED, _SYNC, _CHARGED, _RATES = range(1, 8)
+_SYNCED, _COUNTERS, _HEARD, _LOADED, _TAKEN = range(17, 22)
 
 _FRAME = struct.Struct("!BI")
 _OWNER = struct.Struct("!I")
@@ -129,6 +147,9 @@ _ADDRESS = struct.Struct("!BHI16s")
 """Length of the IP address (4 or 16), port, scope, IP address padded with zeros at the end."""
 _UP = struct.Struct(f"!HB{_ADDRESS.size}s{_ADDRESS.size}s")
 """Listener, ECN, the relay's own IP address (port 0), the sender's address."""
+
+_CHARGE = struct.Struct("!Idd")
+_USED = struct.Struct("!IQQQQ")
 
 UP_HEADER_SIZE = _UP.size
 
@@ -148,6 +169,14 @@ def encode_command(command: Command) -> bytes:
             return b"".join([*frames, *_id_frames(_OWNER_REMOVED, owner, last)])
         case Sync(number):
             return _frame(_SYNC, _NUMBER.pack(number))
+        case OwnerCharged(owner, charges):
+            packed = b"".join(_CHARGE.pack(*charge) for charge in charges)
+            return _frame(_CHARGED, _OWNER.pack(owner) + packed)
+        case RatesSet(charges):
+            return b"".join(
+                _frame(_RATES, b"".join(_CHARGE.pack(*charge) for charge in chunk))
+                for chunk in _chunks(charges, BUCKETS_PER_FRAME)
+            )
 
 
 def encode_report(report: Report) -> bytes:
@@ -159,6 +188,11 @@ def encode_report(report: Report) -> bytes:
             return _frame(_COUNTERS, _COUNTER_VALUES.pack(*outcomes, bytes_forwarded))
         case Loaded():
             return _frame(_LOADED, b"")
+        case Taken(used):
+            return b"".join(
+                _frame(_TAKEN, b"".join(_USED.pack(*each) for each in chunk))
+                for chunk in _chunks(used, BUCKETS_PER_FRAME)
+            )
         case Heard(sources):
             return b"".join(
                 _frame(_HEARD, b"".join(map(_encode_address, chunk)))
@@ -237,6 +271,10 @@ def _decode_command(kind: int, body: bytes) -> Command:
         return OwnerRemoved(_owner(body), _decode_ids(body))
     if kind == _SYNC:
         return Sync(_number(body))
+    if kind == _CHARGED:
+        return OwnerCharged(_owner(body), _charges(body[_OWNER.size :]))
+    if kind == _RATES:
+        return RatesSet(_charges(body))
     raise ChannelError(f"no command is of kind {kind}")
 
 
@@ -254,6 +292,10 @@ def _decode_report(kind: int, body: bytes) -> Report:
         return Heard(tuple(map(_decode_address, _pieces(body, _ADDRESS.size))))
     if kind == _LOADED:
         return Loaded()
+    if kind == _TAKEN:
+        if len(body) % _USED.size:
+            raise ChannelError("a report of buckets ends inside one")
+        return Taken(tuple(Used(*each) for each in _USED.iter_unpack(body)))
     raise ChannelError(f"no report is of kind {kind}")
 
 
@@ -278,6 +320,15 @@ def _owner(body: bytes) -> int:
         raise ChannelError("a command ends inside its owner")
     owner: int = _OWNER.unpack_from(body)[0]
     return owner
+
+
+def _charges(body: bytes) -> tuple[Charge, ...]:
+    if len(body) % _CHARGE.size:
+        raise ChannelError("a command ends inside a charge")
+    charges = tuple(Charge(*each) for each in _CHARGE.iter_unpack(body))
+    if any(not rate >= 0.0 for charge in charges for rate in charge[1:]):  # NaN is none
+        raise ChannelError("a charge has a rate below 0")
+    return charges
 
 
 def _number(body: bytes) -> int:

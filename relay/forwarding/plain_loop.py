@@ -11,15 +11,18 @@ import socket
 import time
 from collections.abc import Sequence
 
+from relay.core.bucket import Used
 from relay.core.path import Path
 from relay.forwarding import ancillary
 from relay.forwarding.ancillary import Ancillary
 from relay.forwarding.channel import MAX_UP_DATAGRAM, Command, Counters, up_header
 from relay.forwarding.raw_table import (
+    ALLOWANCE_USED,
     CONTROL_QUEUE_FULL,
     FORWARDED,
     HTTP3,
     OUTCOMES,
+    RATE_LIMITED,
     SEND_FAILED,
     TOO_BIG,
     RawTable,
@@ -88,6 +91,15 @@ class PlainLoop:
         """Totals since the start."""
         return Counters(tuple(self._counts), self._bytes_forwarded)
 
+    @property
+    def is_metered(self) -> bool:
+        """Whether anybody is charged for what he sends."""
+        return bool(self._table.meter.payers)
+
+    def take_used(self, at_most: int) -> list[Used]:
+        """What was taken from the buckets since each was last returned."""
+        return self._table.meter.take_used(at_most)
+
     def take_heard(self, at_most: int) -> list[Address]:
         """Registered sources heard from since they were last returned."""
         return self._table.take_heard(at_most)
@@ -96,6 +108,7 @@ class PlainLoop:
         """Handle what waits in one socket, at most `BATCH` datagrams."""
         receive = receiver.recvmsg_into
         decide = self._table.decide
+        payers, meter = self._table.meter.payers, self._table.meter
         buffer = self._buffer
         buffers = [buffer]
         counts = self._counts
@@ -109,6 +122,9 @@ class PlainLoop:
                 return
             decision = decide(buffer, size, source)
             if isinstance(decision, Route):
+                if payers and (full := meter.take(source, 1, size)) is not None:
+                    counts[ALLOWANCE_USED if full.is_shut else RATE_LIMITED] += 1
+                    continue
                 ecn = 0
                 for _, kind, data in beside:
                     if kind == ecn_type:

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 
 from relay.core.outcome import Outcome
 from relay.core.path import Path
-from relay.core.table import ConnectionIdsAdded, OwnerMoved, OwnerRemoved
+from relay.core.table import ConnectionIdsAdded, OwnerCharged, OwnerMoved, OwnerRemoved
 from relay.forwarding import ancillary
 from relay.forwarding.ancillary import Ancillary
-from relay.forwarding.channel import Command, ConnectionIdsRemoved
+from relay.forwarding.channel import Command, ConnectionIdsRemoved, RatesSet
+from relay.forwarding.meter import Meter
 from relay.wire.address import Address, SockAddr
 from relay.wire.connection_id import CONNECTION_ID_LENGTH
 from relay.wire.invariants import LONG_HEADER_BIT, LONG_HEADER_MINIMUM, SHORT_HEADER_MINIMUM
@@ -29,6 +30,8 @@ UNREGISTERED_SOURCE = OUTCOMES.index(Outcome.UNREGISTERED_SOURCE)
 STRAY_PEER_PACKET = OUTCOMES.index(Outcome.STRAY_PEER_PACKET)
 TOO_BIG = OUTCOMES.index(Outcome.TOO_BIG)
 SEND_FAILED = OUTCOMES.index(Outcome.SEND_FAILED)
+RATE_LIMITED = OUTCOMES.index(Outcome.RATE_LIMITED)
+ALLOWANCE_USED = OUTCOMES.index(Outcome.ALLOWANCE_USED)
 CONTROL_QUEUE_FULL = OUTCOMES.index(Outcome.CONTROL_QUEUE_FULL)
 
 _HTTP3_BIT = 0x80
@@ -70,6 +73,8 @@ class RawTable:
         self._route_by_owner: dict[int, Route] = {}
         self._sources: dict[SockAddr, Source] = {}
         self._heard: list[Source] = []
+        self.meter = Meter[SockAddr]()
+        """Who pays for what comes from where."""
 
     def apply(self, command: Command) -> None:
         """Follow one change of the registry; `Sync` changes nothing."""
@@ -85,6 +90,11 @@ class RawTable:
                 route = self._route_by_owner.pop(owner, None)
                 if route is not None:
                     self._forget_source(route.path.remote)
+                self.meter.remove(owner)
+            case OwnerCharged(owner, charges):
+                self.meter.charge(owner, self._route_by_owner[owner].path.remote.sockaddr, charges)
+            case RatesSet(charges):
+                self.meter.set_rates(charges)
 
     def decide(self, datagram: memoryview, size: int, source: SockAddr) -> Route | int:
         """Where to forward the first `size` bytes of a buffer, else a position in `OUTCOMES`.
@@ -144,6 +154,7 @@ class RawTable:
         )
         source = self._sources.setdefault(path.remote.sockaddr, Source(path.remote))
         source.owners += 1
+        self.meter.move(owner, path.remote.sockaddr)
 
     def _forget(self, connection_ids: Sequence[bytes]) -> None:
         for cid in connection_ids:

@@ -5,9 +5,10 @@ import logging
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
+from relay.core.bucket import Charge, Used
 from relay.core.path import Path
 from relay.core.table import Change
 from relay.forwarding.channel import Counters, UpMessage
@@ -163,6 +164,22 @@ class WorkerPool:
     def counters(self) -> Counters:
         """Of all workers, those that have ended among them, as last reported."""
         return sum((worker.counters for worker in self._running()), self._past)
+
+    @property
+    def meters(self) -> list[Hashable]:
+        """Each worker, by a name that no other has had: a new one knows no rates but the first."""
+        return [(index, born) for index, born in enumerate(self._born)]
+
+    def take_used(self) -> list[tuple[Hashable, list[Used]]]:
+        """What the workers have reported of their buckets since they were asked last."""
+        meters = self.meters
+        return [(meters[worker.index], worker.take_used()) for worker in self._running()]
+
+    def set_rates(self, meter: Hashable, charges: Sequence[Charge]) -> None:
+        """Tell one worker how fast to fill its buckets; one that has ended is ignored."""
+        for worker in self._running():
+            if self.meters[worker.index] == meter:
+                worker.set_rates(charges)
 
     @property
     def pids(self) -> list[int]:

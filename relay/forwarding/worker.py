@@ -2,7 +2,7 @@
 
 Here is the shell around the loop: it reads commands, writes reports, and ends when told to or when
 the control process is gone. What forwards is a `ForwardingLoop`: plain_loop.py is one in plain
-Python, batch_loop.py a quicker one. It has to do four things, and none of them concerns this
+Python, batch_loop.py a quicker one. It has to do five things, and none of them concerns this
 module's bytes:
 
 - `apply(command)`: follow `OwnerMoved`, `ConnectionIdsAdded`, `ConnectionIdsRemoved` and
@@ -10,6 +10,7 @@ module's bytes:
 - `forward(until)`: serve its sockets; return when the clock says so, or when one of the `wake`
   descriptors that it was made with is readable. Those are looked at before the sockets;
 - `counters()`: each datagram that was read in exactly one outcome;
+- `take_used(at_most)`, while it `is_metered`: what was taken from the senders' buckets;
 - `take_heard(at_most)`: registered sources of any datagram, forwarded or not. One that goes on
   sending may be left out until all others have been returned.
 
@@ -19,6 +20,7 @@ Nothing is imported that the loop does not need: a worker is replaced while its 
 import contextlib
 import ctypes
 import gc
+import math
 import select
 import signal
 import socket
@@ -27,6 +29,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from relay.core.bucket import Used
 from relay.forwarding.channel import (
     ChannelError,
     Command,
@@ -36,6 +39,7 @@ from relay.forwarding.channel import (
     Loaded,
     Sync,
     Synced,
+    Taken,
     encode_report,
 )
 from relay.forwarding.loops import make_loop
@@ -49,6 +53,9 @@ _HEARD_PAUSE_S = 0.005
 _HEARD_REST_S = 0.0002
 """Between two rounds of reports there is so much time for each source that was told: ten seconds
 for 50,000, so that they never take more than a few hundredths of a core."""
+USED_INTERVAL_S = 0.1
+"""Between two reports of what was charged: so soon a rate can be shared otherwise."""
+_USED_EACH = 8_192
 _FAREWELL_S = 0.2
 """Seconds for which a worker that ends waits for its last report to be taken."""
 _PR_SET_PDEATHSIG = 1
@@ -61,6 +68,10 @@ class ForwardingLoop(Protocol):
     def forward(self, until: float) -> None: ...
     def counters(self) -> Counters: ...
     def take_heard(self, at_most: int) -> list[Address]: ...
+    def take_used(self, at_most: int) -> list[Used]: ...
+
+    @property
+    def is_metered(self) -> bool: ...
 
 
 MakeLoop = Callable[[Sequence[socket.socket], socket.socket, Sequence[int]], ForwardingLoop]
@@ -88,6 +99,7 @@ class Worker:
         self._ended = False
         self._reported = Counters.zero()
         self._unsent = bytearray()
+        self._next_used = math.inf
         self._told = 0
         """Sources that were told of in this round of reports."""
 
@@ -108,9 +120,10 @@ class Worker:
             self._turn()
         next_counters = next_heard = time.monotonic() + self._interval_s
         while not self._ended:
-            self._loop.forward(min(next_counters, next_heard))
+            self._loop.forward(min(next_counters, next_heard, self._next_used))
             self._turn()
             now = time.monotonic()
+            self._report_used(now)
             if now >= next_counters:
                 next_counters = now + self._interval_s
                 if not self._unsent:  # else the control process is behind: totals can wait
@@ -158,6 +171,18 @@ class Worker:
             return _HEARD_PAUSE_S
         told, self._told = self._told, 0
         return max(self._interval_s, told * _HEARD_REST_S)
+
+    def _report_used(self, now: float) -> None:
+        """Tell what the senders were charged, if any are."""
+        if now < self._next_used < math.inf:
+            return
+        is_metered = self._loop.is_metered
+        self._next_used = now + USED_INTERVAL_S if is_metered else math.inf
+        if is_metered and not self._unsent:  # else it is told together with what follows
+            used = self._loop.take_used(_USED_EACH)
+            if used:
+                self._unsent += encode_report(Taken(tuple(used)))
+                self._flush()
 
     def _report_counters(self) -> None:
         counters = self._loop.counters()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 
+from relay.core.bucket import Charge, Used
 from relay.forwarding.channel import (
     MAX_UP_DATAGRAM,
     UP_HEADER_SIZE,
@@ -17,8 +18,10 @@ from relay.forwarding.channel import (
     FrameReader,
     Heard,
     Loaded,
+    RatesSet,
     Sync,
     Synced,
+    Taken,
     UpMessage,
     decode_up,
     encode_command,
@@ -30,6 +33,9 @@ logger = logging.getLogger(__name__)
 
 UP_BUFFER = 2**20
 """Bytes, as the system counts them, of datagrams for HTTP/3 that wait for the control process."""
+
+MAX_USED = 100_000
+"""Reports of buckets that wait until somebody asks for them; more are thrown away."""
 
 MAX_WAITING = 32 * 2**20
 """Bytes of commands that wait for a worker; one that is further behind is replaced."""
@@ -78,6 +84,7 @@ class WorkerProcess:
         self.index = index
         self.counters = Counters.zero()
         """What it last reported."""
+        self._used: list[Used] = []
         self.answered = -1
         """The number of the last `Sync` that it has answered."""
         self.is_loaded = False
@@ -121,6 +128,21 @@ class WorkerProcess:
         if not self._ended:
             self._feed.begin(state)
             self._wrote_more()
+
+    def set_rates(self, charges: Sequence[Charge]) -> None:
+        """Tell it how fast its buckets are filled; never blocks."""
+        if not self._ended:
+            self._feed.append(encode_command(RatesSet(tuple(charges))))
+            self._wrote_more()
+
+    def take_used(self) -> list[Used]:
+        """What it has reported of its buckets since it was asked last."""
+        used, self._used = self._used, []
+        return used
+
+    def _keep(self, used: Sequence[Used]) -> None:
+        if len(self._used) < MAX_USED:  # else nobody asks
+            self._used.extend(used)
 
     def ask(self) -> int:
         """Send a `Sync`; returns its number."""
@@ -207,6 +229,8 @@ class WorkerProcess:
                         self.counters = report
                     case Heard(sources):
                         self._events.heard(sources)
+                    case Taken(used):
+                        self._keep(used)
                     case Loaded():
                         self.is_loaded = True
                         self._events.loaded()

@@ -83,6 +83,11 @@ class KernelForwarder:
         seen = self._maps.words("seen_ns")
         return [owner.path.remote for number, owner in self._owners.items() if seen[number] > since]
 
+    def knows(self, owner: int) -> bool:
+        """Whether the kernel may forward to it."""
+        known = self._owners.get(owner)
+        return known is not None and known.usable
+
     def put_back_evicted(self) -> int:
         """Restore connection IDs that made place for others and are in use; returns how many."""
         missed = [cid for cid, _ in self._maps.missed_cids.drain() if cid in self._owner_by_cid]

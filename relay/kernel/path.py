@@ -144,6 +144,15 @@ class KernelPath:
         """What the kernel counted, by its own reasons."""
         return read_outcomes(self.maps)
 
+    def used(self) -> tuple[list[int], list[int]]:
+        """Packets and bytes of UDP payload forwarded for each owner, as sender, by its number."""
+        return self.maps.words("packets"), self.maps.words("bytes")
+
+    def forwards_for(self, owner: int) -> bool:
+        """Whether the kernel forwards what comes from and goes to this owner."""
+        forwarder = self._forwarder
+        return bool(self._attachments) and forwarder is not None and forwarder.knows(owner)
+
     def close(self, now: float) -> None:
         """The relay ends. The kernel goes on until the leases end, or the next relay takes over."""
         if self._forwarder is not None:

@@ -4,9 +4,9 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
 
-from relay.control import Forwarder
 from relay.core.leases import LeaseSource
 from relay.core.registry import Record
+from relay.forwarding.joining import Forwarder
 from relay.kernel.config import KernelConfig
 from relay.wire.address import Address
 
@@ -83,6 +83,14 @@ class KernelService:
         if self._path is None:
             return {}
         return {f"kernel_{name}": count for name, count in self._path.outcomes().items()}
+
+    def used(self) -> tuple[list[int], list[int]] | None:
+        """Packets and bytes forwarded for each owner, by number; None: not by the kernel."""
+        return None if self._path is None else self._path.used()
+
+    def forwards_for(self, owner: int) -> bool:
+        """Whether it does, for the most part."""
+        return self._path is not None and self._path.forwards_for(owner)
 
     def stop(self) -> None:
         """The relay ends; the kernel goes on until the leases end, or the next relay takes over."""

@@ -89,11 +89,13 @@ class Parts:
             send=self._send,
             registry_limits=self.config.limits.registry(self.config.lease_s),
             http3_limits=self.config.limits.http3(),
+            forward_limits=self.config.limits.forwarding(),
             access=self._access,
             restored=await self._registrations(),
             listeners=self.addresses,
         )
         self._counters = CounterLog(self.pool, control, self.listeners, [self])
+        control.meter(self.pool)
         await control.start()
         if self._kernel is not None:
             await self._feed_kernel(self._kernel)

@@ -7,8 +7,8 @@ import asyncio
 import copy
 import logging
 from collections.abc import Callable
-from contextlib import suppress
-from socket import AF_INET, AF_INET6, AddressFamily
+from functools import wraps
+from typing import Concatenate, ParamSpec
 
 from relay.wire.address import Address
 
@@ -18,11 +18,11 @@ from ..errors import CloseCode, NoDirectPath, PeersError
 from ..link.link import RelayLink
 from ..nat.discovery import Watch, discover
 from ..nat.outlook import Outlook
-from ..network import DatagramSocket
 from ..pipe_core import PipeCore
 from ..waiters import Waiters
 from .agent import PathAgent
 from .candidate import SocketId
+from .local_sockets import LocalSockets
 from .path import (
     RELAY,
     Action,
@@ -54,6 +54,25 @@ _log = logging.getLogger(__name__)
 
 OnChange = Callable[[Change], None]
 
+_Arguments = ParamSpec("_Arguments")
+
+
+def _fenced(
+    method: Callable[Concatenate["PathDriver", _Arguments], None],
+) -> Callable[Concatenate["PathDriver", _Arguments], None]:
+    """A pipe must not die of an error in its search for other paths: it stays on the relay."""
+
+    @wraps(method)
+    def fenced(
+        driver: "PathDriver", /, *arguments: _Arguments.args, **named: _Arguments.kwargs
+    ) -> None:
+        try:
+            method(driver, *arguments, **named)
+        except Exception as error:  # any: see above
+            driver.fail(error)
+
+    return fenced
+
 
 class PathDriver:
     """One for each pipe. It is the pipe's `Companion` and its attachment's `Guide`."""
@@ -70,11 +89,11 @@ class PathDriver:
         self._agent: PathAgent | None = None  # None until the pipe is open
         self._watch: Watch | None = None
         self._outlook = Outlook()
-        self._shared: dict[AddressFamily, SocketId] = {}
-        self._opened: set[SocketId] = set()  # for birthday probing
+        self._sockets = LocalSockets(link.endpoint)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0  # meaningful while `_timer` is set
         self._telling: asyncio.TimerHandle | None = None
+        self._pumping: asyncio.Handle | None = None
         self._too_late: asyncio.TimerHandle | None = None
         self._heard: dict[Path, float] = {}  # what the agent is still to hear of
         self._asked_at = self._acknowledged_at = 0.0  # what it has heard of
@@ -86,6 +105,8 @@ class PathDriver:
         """Probes whose socket was closed."""
         core.quic.is_held = policy is PathPolicy.DIRECT_ONLY
         core.companion = self
+        if core.quic.is_client:
+            self._look_around()  # it waits for its accepter anyway, and a router may be slow
 
     # For the pipe
 
@@ -126,6 +147,7 @@ class PathDriver:
 
     # `Companion`
 
+    @_fenced
     def pipe_opened(self, now: float) -> None:
         """Begin to search."""
         self._agent = PathAgent(
@@ -135,38 +157,54 @@ class PathDriver:
             permits=self._endpoint.birthday_permits,
         )
         self._place.guide = self
-        if self._policy is not PathPolicy.RELAY_ONLY:
-            self._watch = discover(self._link, self._outlook_changed)
+        self._look_around()
+        if self._watch is not None:
             self._outlook = self._watch.outlook
             self._set_local(now)
         if self._policy is PathPolicy.DIRECT_ONLY:
             self._expect_direct()
         self._pump(now)
 
+    @_fenced
     def message_received(self, body: bytes, now: float) -> None:
         """The other end's agent has something to say."""
         if self._agent is not None and not self._has_ended:
             self._agent.receive_message(body, now)
-            self._pump(now)
+            self._pump_soon()
 
     def pipe_ended(self) -> None:
         """Stop. The way stays for what is still to be said: that the pipe is closed."""
-        self._has_ended = True
-        for timer in (self._timer, self._telling, self._too_late):
-            if timer is not None:
-                timer.cancel()
-        self._timer = self._telling = self._too_late = None
-        if self._watch is not None:
-            self._watch.stop()
-        for socket_id in (*self._shared.values(), *self._opened):
-            self._endpoint.sockets.let_go(socket_id)
-        self._shared.clear()
-        self._opened.clear()
-        self.changes.wake()
+        self._stop()
         if self._place.direct is not None:
             # The goodbye is said three times: once directly, then by the relay, should this path
             # be the reason for it.
             self._loop.call_later(TELL_S, self._place.go_by_relay)
+
+    def fail(self, error: Exception) -> None:
+        """Something is wrong here, or in what it stands on: no direct path, for good."""
+        _log.error("the search for direct paths failed: %s: %s", type(error).__name__, error)
+        _log.info("the error's origin:", exc_info=error)
+        self._stop()
+        self._agent = None
+        if self._place.direct is not None:
+            self._place.go_by_relay()
+            self._core.quic.switch_path(None, self._loop.time())
+            self._core.schedule()
+        if self._policy is PathPolicy.DIRECT_ONLY:
+            self._core.give_up(
+                NoDirectPath("the search for direct paths failed"), CloseCode.FAILED, ""
+            )
+
+    def _stop(self) -> None:
+        self._has_ended = True
+        for handle in (self._timer, self._telling, self._pumping, self._too_late):
+            if handle is not None:
+                handle.cancel()
+        self._timer = self._telling = self._pumping = self._too_late = None
+        if self._watch is not None:
+            self._watch.stop()
+        self._sockets.close()
+        self.changes.wake()
 
     # `Guide`
 
@@ -174,11 +212,12 @@ class PathDriver:
         """Whether packets of the pipe may come from there."""
         return self._agent is not None and self._agent.accepts(socket, source)
 
+    @_fenced
     def receive_probe(self, datagram: bytes, socket: SocketId, source: Address, now: float) -> None:
         """A probe, as far as its ID says."""
         if self._agent is not None and not self._has_ended:
             self._agent.receive_probe(datagram, socket, source, now)
-            self._pump(now)
+            self._pump_soon()
 
     def heard(self, socket: SocketId, source: Address | None, now: float) -> None:
         """Packets of the pipe came."""
@@ -189,6 +228,7 @@ class PathDriver:
         """The pipe has sent something."""
         self._tell_soon()
 
+    @_fenced
     def way_changed(self, now: float) -> None:
         """We are perhaps elsewhere."""
         if self._agent is not None and not self._has_ended:
@@ -198,10 +238,15 @@ class PathDriver:
 
     # What the agent is told
 
+    def _look_around(self) -> None:
+        if self._watch is None and self._policy is not PathPolicy.RELAY_ONLY:
+            self._watch = discover(self._link, self._outlook_changed)
+
     def _tell_soon(self) -> None:
         if self._telling is None and not self._has_ended:
             self._telling = self._loop.call_later(TELL_S, self._tell)
 
+    @_fenced
     def _tell(self) -> None:
         self._telling = None
         agent, quic, now = self._agent, self._core.quic, self._loop.time()
@@ -224,6 +269,7 @@ class PathDriver:
         else:
             self._arm(due)
 
+    @_fenced
     def _outlook_changed(self, outlook: Outlook) -> None:
         if self._has_ended or self._agent is None:
             return
@@ -241,39 +287,21 @@ class PathDriver:
         way = self._endpoint.current
         relays = [] if way is None else [way.relay]
         relays += self._link.outside.listeners or ()
-        self._agent.set_local(local_view(self._outlook, self._sockets(), relays), now)
-
-    def _sockets(self) -> dict[SocketId, tuple[DatagramSocket, AddressFamily]]:
-        """One to probe from for each family: that of the path in use, that towards the relay, or
-        one that the pipes share."""
-        sockets = self._endpoint.sockets
-        chosen: dict[AddressFamily, SocketId] = {}
-        way = self._endpoint.current
-        if way is not None:
-            chosen[way.relay.family] = way.socket_id
-        for family in (AF_INET, AF_INET6):
-            if family not in chosen and (shared := self._share(family)) is not None:
-                chosen[family] = shared
-        if self._place.direct is not None and self._place.direct[0] not in self._opened:
-            # It goes on, though the relay may now see us at another socket.
-            chosen[self._place.direct[1].family] = self._place.direct[0]
-        return {each: (sockets[each], family) for family, each in chosen.items() if each in sockets}
-
-    def _share(self, family: AddressFamily) -> SocketId | None:
-        version = 6 if family is AF_INET6 else 4
-        if family in self._shared:
-            return self._shared[family]
-        if not any(each.version == version for each in self._outlook.interfaces):
-            return None
-        with suppress(OSError):
-            socket_id = self._endpoint.sockets.share(family)
-            self._shared[family] = socket_id
-            if self._watch is not None:
-                self._watch.add(self._endpoint.sockets[socket_id])
-            return socket_id
-        return None
+        in_use = None if self._place.direct is None else self._place.direct[0]
+        sockets = self._sockets.choose(self._outlook, in_use, self._watch)
+        self._agent.set_local(local_view(self._outlook, sockets, relays), now)
 
     # What it wants done
+
+    def _pump_soon(self) -> None:
+        """Once for all that comes in one batch: the other end may send hundreds of messages."""
+        if self._pumping is None and not self._has_ended:
+            self._pumping = self._loop.call_soon(self._pump_now)
+
+    @_fenced
+    def _pump_now(self) -> None:
+        self._pumping = None
+        self._pump(self._loop.time())
 
     def _pump(self, now: float) -> None:
         agent = self._agent
@@ -304,21 +332,11 @@ class PathDriver:
             case RemoveIds(ids):
                 self._place.discard_probe_ids(ids)
             case OpenSockets(count, family):
-                agent.sockets_opened(self._open(count, family), now)
+                agent.sockets_opened(self._sockets.open(count, family), now)
             case CloseSockets(socket_ids):
-                for each in self._opened.intersection(socket_ids):
-                    self._opened.discard(each)
-                    self._endpoint.sockets.let_go(each)
+                self._sockets.let_go(socket_ids)
             case SwitchTo(path, reason):
                 self._switch(agent, path, reason, now)
-
-    def _open(self, count: int, family: AddressFamily) -> list[SocketId]:
-        opened: list[SocketId] = []
-        with suppress(OSError):  # fewer will do
-            while len(opened) < count:
-                opened.append(self._endpoint.sockets.open(family))
-        self._opened.update(opened)
-        return opened
 
     def _switch(self, agent: PathAgent, path: Path, reason: str, now: float) -> None:
         match path:
@@ -354,6 +372,7 @@ class PathDriver:
             self._timer_at = max(at, self._loop.time() + 0.001)
             self._timer = self._loop.call_at(self._timer_at, self._handle_timer)
 
+    @_fenced
     def _handle_timer(self) -> None:
         now = max(self._loop.time(), self._timer_at)
         self._timer = None

@@ -7,8 +7,6 @@ import asyncio
 import copy
 import logging
 from collections.abc import Callable
-from functools import wraps
-from typing import Concatenate, ParamSpec
 
 from relay.wire.address import Address
 
@@ -22,6 +20,7 @@ from ..pipe_core import PipeCore
 from ..waiters import Waiters
 from .agent import PathAgent
 from .candidate import SocketId
+from .fence import fenced
 from .local_sockets import LocalSockets
 from .path import (
     RELAY,
@@ -53,25 +52,6 @@ _MOST_ROUNDS = 16
 _log = logging.getLogger(__name__)
 
 OnChange = Callable[[Change], None]
-
-_Arguments = ParamSpec("_Arguments")
-
-
-def _fenced(
-    method: Callable[Concatenate["PathDriver", _Arguments], None],
-) -> Callable[Concatenate["PathDriver", _Arguments], None]:
-    """A pipe must not die of an error in its search for other paths: it stays on the relay."""
-
-    @wraps(method)
-    def fenced(
-        driver: "PathDriver", /, *arguments: _Arguments.args, **named: _Arguments.kwargs
-    ) -> None:
-        try:
-            method(driver, *arguments, **named)
-        except Exception as error:  # any: see above
-            driver.fail(error)
-
-    return fenced
 
 
 class PathDriver:
@@ -147,7 +127,7 @@ class PathDriver:
 
     # `Companion`
 
-    @_fenced
+    @fenced
     def pipe_opened(self, now: float) -> None:
         """Begin to search."""
         self._agent = PathAgent(
@@ -165,7 +145,7 @@ class PathDriver:
             self._expect_direct()
         self._pump(now)
 
-    @_fenced
+    @fenced
     def message_received(self, body: bytes, now: float) -> None:
         """The other end's agent has something to say."""
         if self._agent is not None and not self._has_ended:
@@ -212,7 +192,7 @@ class PathDriver:
         """Whether packets of the pipe may come from there."""
         return self._agent is not None and self._agent.accepts(socket, source)
 
-    @_fenced
+    @fenced
     def receive_probe(self, datagram: bytes, socket: SocketId, source: Address, now: float) -> None:
         """A probe, as far as its ID says."""
         if self._agent is not None and not self._has_ended:
@@ -228,7 +208,7 @@ class PathDriver:
         """The pipe has sent something."""
         self._tell_soon()
 
-    @_fenced
+    @fenced
     def way_changed(self, now: float) -> None:
         """We are perhaps elsewhere."""
         if self._agent is not None and not self._has_ended:
@@ -246,7 +226,7 @@ class PathDriver:
         if self._telling is None and not self._has_ended:
             self._telling = self._loop.call_later(TELL_S, self._tell)
 
-    @_fenced
+    @fenced
     def _tell(self) -> None:
         self._telling = None
         agent, quic, now = self._agent, self._core.quic, self._loop.time()
@@ -269,7 +249,7 @@ class PathDriver:
         else:
             self._arm(due)
 
-    @_fenced
+    @fenced
     def _outlook_changed(self, outlook: Outlook) -> None:
         if self._has_ended or self._agent is None:
             return
@@ -298,7 +278,7 @@ class PathDriver:
         if self._pumping is None and not self._has_ended:
             self._pumping = self._loop.call_soon(self._pump_now)
 
-    @_fenced
+    @fenced
     def _pump_now(self) -> None:
         self._pumping = None
         self._pump(self._loop.time())
@@ -372,7 +352,7 @@ class PathDriver:
             self._timer_at = max(at, self._loop.time() + 0.001)
             self._timer = self._loop.call_at(self._timer_at, self._handle_timer)
 
-    @_fenced
+    @fenced
     def _handle_timer(self) -> None:
         now = max(self._loop.time(), self._timer_at)
         self._timer = None

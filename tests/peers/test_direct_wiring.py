@@ -15,6 +15,7 @@ from peers.control import MAX_MESSAGE, MAX_QUEUED
 from peers.endpoint import Drop
 from peers.paths.path import (
     RELAY,
+    Action,
     AddIds,
     CloseSockets,
     Direct,
@@ -28,7 +29,7 @@ from peers.sockets import MAX_SOCKETS
 from relay.wire.address import Address
 from tests.lab.virtual_network import Conditions
 from tests.peers.direct_ends import Ends, forwarded, on_pipe, transfer
-from tests.peers.scripted_agent import Cast, install
+from tests.peers.scripted_agent import Cast, ScriptedAgent, install
 
 
 @pytest.fixture
@@ -298,5 +299,43 @@ def test_changes_are_told_and_can_be_waited_for(cast: Cast) -> None:
         with pytest.raises(NoDirectPath, match="within 3 s"):
             await dialer.wait_direct(3.0)
         assert dialer.is_open
+
+    on_pipe(cast, main)
+
+
+def test_an_error_in_the_search_costs_the_direct_path_and_nothing_else(
+    cast: Cast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main(ends: Ends) -> None:
+        ends.switch_both(direct=True)
+        await asyncio.sleep(0.2)
+
+        def broken(self: ScriptedAgent, now: float) -> list[Action]:
+            raise ZeroDivisionError("nobody foresaw it")
+
+        monkeypatch.setattr(ScriptedAgent, "poll", broken)
+        for agent in ends.agents.values():
+            agent.timer = 0.0
+        await transfer(ends, 500_000)
+        assert ends.pair.dialer.statistics().path == "by the relay"
+        assert "relay" in ends.pair.dialer.paths().lines()[0]
+
+    on_pipe(cast, main)
+
+
+def test_hundreds_of_messages_are_one_occasion(cast: Cast) -> None:
+    async def main(ends: Ends) -> None:
+        polls = 0
+
+        def counted(now: float) -> list[Action]:
+            nonlocal polls
+            polls += 1
+            return []
+
+        cast.accepter.poll = counted  # type: ignore[method-assign]  # to count
+        ends.do(ends.pair.dialer, *[SendMessage(b"x")] * 400)
+        await asyncio.sleep(0.5)
+        assert len(cast.accepter.messages) == 400
+        assert polls < 20
 
     on_pipe(cast, main)

@@ -18,7 +18,7 @@ from .table import Change, OwnerCharged, OwnerMoved, OwnerRemoved
 MeterId = Hashable
 """Names one forwarder."""
 
-_HEADROOM = 1.5
+_HEADROOM = 1.25
 """Who was within his rate is thought to want so much more in the next moment."""
 _FLOOR = 1 / 16
 """Of an account's rate, so much is for forwarders at which nothing came lately, together."""
@@ -82,6 +82,8 @@ class _Account:
     used: dict[MeterId, list[float]] = field(default_factory=dict)
     """Since the last `share`: bytes, packets, and those that were dropped."""
     active_at: float = -math.inf
+    is_changed: bool = True
+    """Since its rates were told."""
     told: dict[MeterId, Charge] = field(default_factory=dict)
     part: _Rate = field(default_factory=_Rate)
     """Of the relay's own rate, as last shared."""
@@ -162,7 +164,7 @@ class Charging:
         elapsed = max(1e-3, min(1.0, now - self._shared_at))
         self._shared_at = now
         for number, account in list(self._active.items()):
-            if account.active_at <= now - _FORGET_S:
+            if account.active_at <= now - _FORGET_S and not account.is_changed:
                 del self._active[number]
         active = list(self._active.values())
         if self._limits.has_total:
@@ -174,6 +176,7 @@ class Charging:
                     account.told[meter] = charge
                     told.setdefault(meter, []).append(charge)
             account.used.clear()
+            account.is_changed = False
         return told
 
     def is_used_up(self, grant: Grant) -> bool:
@@ -225,9 +228,8 @@ class Charging:
         else:
             limits = self._limits
             account.rate = _Rate(limits.bytes_per_s_per_source, limits.packets_per_s_per_source)
-        # Its rates are told again, should they be others now.
         self._active[account.number] = account
-        account.active_at = max(account.active_at, self._shared_at)
+        account.is_changed = True
         return account
 
     def _release(self, keys: Iterable[str]) -> None:

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from peers.nat import natpmp
 from peers.nat.discovery import LINGER_S, LOOK_S
 from peers.nat.outlook import Mapping
+from peers.nat.port_mapping import LIFETIME_S
 from peers.nat.question import elsewhere, expanded
 from relay.certificate import ServerCertificate
 from relay.wire.address import Address
@@ -28,6 +30,7 @@ from .nat_world import (
     nat_world,
     until,
 )
+from .port_router import OUTSIDE, ROUTER, Router
 
 Scene = Callable[[NatWorld], Coroutine[Any, Any, None]]
 
@@ -189,6 +192,32 @@ def test_many_pipes_share_one_discovery_and_it_rests_when_nobody_wants_to_know(
         world.discover(link)  # and begins again
         await until(lambda: any(each.outside for each in world.outlook.sockets))
         await link.close()
+
+    run(scene, certificate, **V4)
+
+
+def test_a_router_maps_the_port_while_the_link_lives(certificate: ServerCertificate) -> None:
+    async def scene(world: NatWorld) -> None:
+        world.behind(dependent_nat(world.network, PUBLIC))
+        world.peer.router = ROUTER
+        router = Router()
+        served = world.network.host("router", ROUTER).open_socket(socket.AF_INET, natpmp.PORT)
+
+        def receive(batch: list[tuple[bytes, Address]]) -> None:
+            for datagram, source in batch:
+                served.send(router.answers(datagram), source)
+
+        served.start(receive)
+        link = await world.link()
+        watch = world.discover(link)
+        await until(lambda: any(each.mapped for each in watch.outlook.sockets))
+        port = main_socket(link).local.port
+        assert watch.outlook.sockets[0].mapped == Address(OUTSIDE, port)
+        watch.stop()  # one pipe less: others may follow
+        await asyncio.sleep(1.0)
+        assert [seconds for _, _, seconds in router.requests] == [LIFETIME_S]
+        await link.close()
+        assert [seconds for _, _, seconds in router.requests] == [LIFETIME_S, 0]
 
     run(scene, certificate, **V4)
 

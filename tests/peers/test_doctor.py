@@ -59,7 +59,7 @@ def report_of(
     return run_virtual(main())
 
 
-V4 = {"relay": ("192.0.2.1",), "peer": ("198.51.100.2",)}
+V4: dict[str, Any] = {"relay": ("192.0.2.1",), "peer": ("198.51.100.2",)}
 
 
 def test_both_families_without_a_nat(certificate: ServerCertificate) -> None:

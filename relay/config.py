@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from relay.admin.settings import AdminSettings
 from relay.core.registry import RegistryLimits
 from relay.forwarding.sockets import ListenRequest
 from relay.forwarding.supervisor import default_workers
@@ -140,6 +141,9 @@ class Config:
     log_format: LogFormat = setting(LogFormat.TEXT, members(LogFormat), "how log lines look")
     log_level: str = setting("info", words(LEVELS), "what is logged", reload=True)
     limits: Limits = section(Limits(), "how much the relay takes on (docs/operating.md)")
+    admin: AdminSettings = section(
+        AdminSettings(), "the listener for operators: metrics, API, web page (docs/operating.md)"
+    )
     xdp: KernelConfig = section(
         KernelConfig(), "forwarding in the kernel (docs/kernel-path.md)", prefix=XDP_PREFIX
     )

@@ -1,6 +1,7 @@
 """Logging to stderr: text for people, JSON for machines. One record is one line in both.
 
 Values that belong to a record go into `extra={"fields": {...}}`: text shows them as `name=value`.
+How often the same thing is said is bounded: see relay/log_rates.py.
 """
 
 import json
@@ -11,6 +12,8 @@ import time
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import TextIO
+
+from relay.log_rates import LogRates, RateFilter
 
 
 class LogFormat(StrEnum):
@@ -38,6 +41,7 @@ def configure(log_format: LogFormat, level: str) -> None:
     """Send all logging to stderr. `level` is one of `LEVELS`."""
     handler = _Handler(sys.stderr)
     handler.setFormatter(_TextFormatter() if log_format is LogFormat.TEXT else _JsonFormatter())
+    handler.addFilter(RateFilter(handler.rates, always=ALWAYS))
     logging.basicConfig(handlers=[handler], force=True)
     logging.getLogger(ALWAYS).setLevel(logging.INFO)
     set_level(level)
@@ -52,6 +56,18 @@ def set_level(level: str) -> None:
 
 class _Handler(logging.StreamHandler):  # type: ignore[type-arg]  # is no generic at run time
     """Gives up quietly when stderr cannot be written to: there is nobody left to tell."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self.rates = LogRates()
+
+    def close(self) -> None:
+        """At the end of the program: say what else would have been logged."""
+        for (name, level, text), count in self.rates.take_left_out().items():
+            record = logging.LogRecord(name, level, "", 0, "not logged: %s", (text,), None)
+            record.fields = {"times": count}
+            self.emit(record)
+        super().close()
 
     def handleError(self, record: logging.LogRecord) -> None:
         """When the reader has gone, write to nowhere: else Python complains once more at exit."""

@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path as FilePath
 
 from relay.access import Access, access_for, warn_of_risks
+from relay.admin.server import AdminListenError
+from relay.admin.settings import AdminTokenError
 from relay.certificate import CertificateError, ServerCertificate
 from relay.config import Chosen, Config
 from relay.forwarding.sockets import Listener
@@ -73,6 +75,8 @@ def run(chosen: Chosen, loaded: Loaded[Config]) -> int:
         HandOverFailed,
         ControlSocketError,
         StateFileInUse,
+        AdminListenError,
+        AdminTokenError,
     ) as error:
         raise StartFailed(str(error)) from None
     finally:

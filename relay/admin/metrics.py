@@ -62,13 +62,17 @@ class _Relay(Collector):
     def _datagrams(self, totals: Totals) -> Iterator[Metric]:
         outcomes = {each.value: 0 for each in Outcome} | dict(totals.outcomes)
         yield _counters(
-            "datagrams", "Datagrams that the workers read, by what became of them.", outcomes
+            "datagrams",
+            "Datagrams that the workers read, by what became of them.",
+            outcomes,
+            label="outcome",
         )
         if totals.kernel:
             yield _counters(
                 "kernel_frames",
                 "Frames that the kernel saw: forwarded, dropped, or passed up, by reason.",
                 totals.kernel,
+                label="outcome",
             )
         forwarded = {"userspace": totals.bytes_forwarded, "kernel": totals.kernel_bytes}
         yield _counters(
@@ -116,6 +120,10 @@ class _Relay(Collector):
         yield info
         started = self._sight.started
         yield _gauge("start_time_seconds", "When the relay began, since 1970.", started)
+        yield _gauge("workers", "Forwarding processes that run now.", totals.workers)
+        if totals.certificate_until is not None:
+            until = totals.certificate_until
+            yield _gauge("certificate_until_seconds", "When it expires, since 1970.", until)
         yield _gauge("draining", "Whether nothing new is taken.", int(totals.is_draining))
         stall = self._sight.longest_stall_s
         yield _gauge(

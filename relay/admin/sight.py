@@ -3,6 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from relay.admin.listing import Listing
 from relay.admin.source import Source, Totals
@@ -71,7 +72,7 @@ class Sight:
 
     def totals(self) -> Totals:
         """All counters."""
-        return self.source.totals()
+        return replace(self.source.totals(), kernel_bytes=self.traffic.kernel_bytes)
 
     def overview(self) -> dict[str, object]:
         """The state at this moment, for a page or a terminal."""

@@ -29,7 +29,7 @@ class Totals:
     """Frames that the kernel saw, by its own outcomes, since its maps were made; empty: it does not
     forward."""
     kernel_bytes: int = 0
-    """Forwarded in the kernel, as far as it was seen."""
+    """Forwarded in the kernel, as far as it was seen: `Sight` adds it."""
     receive_queue_full: int = 0
     """Datagrams that the system dropped before a worker read them."""
     answers_lost: int = 0
@@ -38,6 +38,10 @@ class Totals:
     """Requests that were not admitted or not served, by reason."""
     rendezvous: Mapping[str, int] = field(default_factory=dict)
     is_draining: bool = False
+    workers: int = 0
+    """Forwarding processes that run."""
+    certificate_until: float | None = None
+    """When the relay's certificate expires, in seconds since 1970; None: unknown."""
 
     @property
     def packets(self) -> int:

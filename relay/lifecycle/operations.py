@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from relay import logs
 from relay.access import access_for
+from relay.admin.settings import AdminTokenError
 from relay.certificate import CertificateError
 from relay.config import Chosen, Config
 from relay.lifecycle.notify import ServiceManager
@@ -85,7 +86,13 @@ class Operations:
         self._manager.reloading()
         try:
             done = self._reload()
-        except (SettingsError, CertificateError, TokenFileError, ReloadFailed) as error:
+        except (
+            SettingsError,
+            CertificateError,
+            TokenFileError,
+            ReloadFailed,
+            AdminTokenError,
+        ) as error:
             failed = ReloadFailed(f"nothing is reloaded: {error}")
             logger.error("%s", failed)
             self._manager.ready(str(failed))
@@ -144,6 +151,8 @@ class Operations:
         config = planned.config
         certificate = load_certificate(config)
         access = access_for(config, parts.addresses)
+        if parts.admin is not None:
+            parts.admin.reload(config.admin)
         # From here on nothing fails.
         if certificate.fingerprint != parts.certificate.fingerprint:
             parts.certificate = certificate

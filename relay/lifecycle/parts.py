@@ -1,9 +1,13 @@
 """The parts of a running relay: workers, control, kernel, state file; how they begin and end."""
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from relay.access import Access
+from relay.admin.running import RunningRelay
+from relay.admin.server import AdminListenError
+from relay.admin.service import AdminService
 from relay.certificate import ServerCertificate
 from relay.config import Config
 from relay.control import Control
@@ -19,6 +23,9 @@ from relay.lifecycle.state_file import StateFile, StateFileInUse
 from relay.wire.address import Address
 
 logger = logging.getLogger(__name__)
+
+_ADMIN_PATIENCE_S = 5.0
+"""Seconds for the relay before this one to let go of the admin listener's port."""
 
 _REPORTS_PER_LEASE = 10
 _MAX_REPORT_INTERVAL_S = 1.0
@@ -44,6 +51,7 @@ class Parts:
         self.certificate = certificate
         self.pool = WorkerPool(listeners, pool_times(config))
         self.state_file: StateFile | None = None
+        self.admin: AdminService | None = None
         self._access = access
         self._predecessor = predecessor
         self._control: Control | None = None
@@ -82,6 +90,8 @@ class Parts:
         :raises KernelRequired: the kernel was to forward, and cannot.
         :raises HandOverFailed: the relay before this one goes on.
         :raises StateFileInUse: the operator named one that is another relay's.
+        :raises AdminListenError: the admin listener cannot be where it is to be.
+        :raises AdminTokenError: its token cannot be read.
         """
         control = self._control = Control(
             certificate=self.certificate,
@@ -95,11 +105,13 @@ class Parts:
             listeners=self.addresses,
         )
         self._counters = CounterLog(self.pool, control, self.listeners, [self])
+        self.admin = self._make_admin(control)
         control.meter(self.pool)
         await control.start()
         if self._kernel is not None:
             await self._feed_kernel(self._kernel)
         await self.pool.begin(control.state)
+        is_successor = self._predecessor is not None
         if self._predecessor is not None:
             await self._predecessor.release()
             self._predecessor = None
@@ -112,6 +124,8 @@ class Parts:
         if self.state_file is not None:
             self.state_file.begin(control.leases, control.leases.owners())
             await control.join(self.state_file)
+        if self.admin is not None:
+            await self._start_admin(self.admin, is_successor=is_successor)
 
     async def stop(self, *, tell_first: bool) -> None:
         """End everything, within two seconds.
@@ -119,6 +133,7 @@ class Parts:
         :param tell_first: tell the clients before the workers end; else after, so that whoever
             comes back at once meets a successor.
         """
+        admin = asyncio.ensure_future(self.admin.stop()) if self.admin is not None else None
         if tell_first:
             await self._tell_clients()
         await self.pool.stop()
@@ -131,6 +146,8 @@ class Parts:
             self._kernel = None
         if self.state_file is not None:
             await self.state_file.close()
+        if admin is not None:
+            await admin
 
     def report(self) -> None:
         """Log all counters."""
@@ -146,6 +163,35 @@ class Parts:
     async def _tell_clients(self) -> None:
         if self._control is not None:
             await self._control.stop()
+
+    def _make_admin(self, control: Control) -> AdminService | None:
+        if not self.config.admin.is_on:
+            return None
+        source = RunningRelay(
+            control,
+            self.pool,
+            self.listeners,
+            kernel=lambda: self._kernel,
+            config=lambda: self.config,
+            certificate=lambda: self.certificate,
+            answers_lost=lambda: self._answers_lost,
+        )
+        admin = AdminService(
+            self.config.admin,
+            source,
+            clock=asyncio.get_running_loop().time,
+            kernel_use=source.kernel_use,
+        )
+        control.observe(admin.sight.watch)
+        return admin
+
+    async def _start_admin(self, admin: AdminService, *, is_successor: bool) -> None:
+        try:
+            await admin.start(_ADMIN_PATIENCE_S if is_successor else 0.0)
+        except AdminListenError as error:
+            if not is_successor:
+                raise
+            logger.error("%s; the relay goes on without", error)  # nobody else forwards any more
 
     async def _registrations(self) -> list[Record]:
         """Those of the relay before, or those that an earlier run left."""

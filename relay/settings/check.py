@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 
+from relay.admin.settings import AdminTokenError, load_token
 from relay.certificate import CertificateError, ServerCertificate
 from relay.config import Config, choose, config_parser, load_or_exit
 from relay.settings.arguments import show
@@ -68,6 +69,10 @@ def _check_files(config: Config) -> None:
             ServerCertificate.load(config.certificate, config.private_key)
         except CertificateError as error:
             raise SettingsError(str(error)) from None
+    try:
+        load_token(config.admin)
+    except AdminTokenError as error:
+        raise SettingsError(str(error)) from None
 
 
 def _lines(loaded: Loaded[Config], *, everything: bool) -> Iterator[str]:

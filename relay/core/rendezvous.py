@@ -7,10 +7,12 @@ after that, so that one whose connection broke misses nothing.
 """
 
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
+
+from .limits import RateLimiter, RateLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,9 @@ class RendezvousLimits:
     max_invites_per_listener: int = 32
     max_invites_per_source: int = 64
     """Waiting from dialers of one source, whomever they are for."""
+    invites_of_source_to_listener: RateLimits = RateLimits(per_minute=30.0, burst=32)
+    """Each costs the listener a registration, of which it may make 120 a minute itself: no stranger
+    is to use them up alone."""
     grace_s: float = 30.0
     """Seconds for which a listener that does not poll is still there."""
     invite_lifetime_s: float = 60.0
@@ -74,6 +79,10 @@ class Refusal(StrEnum):
     INVITES_FULL = "invites_full"
     INVITES_OF_LISTENER_FULL = "invites_of_listener_full"
     INVITES_OF_SOURCE_FULL = "invites_of_source_full"
+    INVITES_TOO_OFTEN = "invites_too_often"
+    """From one source to one listener."""
+    INVITE_DISPLACED = "invite_displaced"
+    """There was no more room, and its source had more waiting than another one that came."""
     INVITE_EXPIRED = "invite_expired"
     """It waited for `invite_lifetime_s`, and nobody acknowledged it."""
     INVITE_ORPHANED = "invite_orphaned"
@@ -132,6 +141,7 @@ class Rendezvous:
         self._replaced: OrderedDict[str, None] = OrderedDict()  # oldest first
         self._listeners_by_source: Counter[str] = Counter()
         self._invites_by_source: Counter[str] = Counter()
+        self._rates = RateLimiter(limits.invites_of_source_to_listener)
         # Those that do not poll, and all waiting invites: each in the order of their death.
         self._idle: OrderedDict[_Listener, None] = OrderedDict()
         self._invites: OrderedDict[WaitingInvite, _Listener] = OrderedDict()
@@ -227,7 +237,11 @@ class Rendezvous:
             raise NobodyListens(f"nobody listens as '{to}' here")
         if any(each.content == content for each in listener.invites):
             return listener.id
-        self._check_room_for_invite(listener, source)
+        self._make_room_for_invite(listener, source)
+        wait_s = self._rates.take(f"{source} {listener.fingerprint}", now)
+        if wait_s > 0:
+            self.refused[Refusal.INVITES_TOO_OFTEN] += 1
+            raise RendezvousFull("too many invites of your address for this listener", wait_s)
         due = now + self._limits.invite_lifetime_s
         invite = WaitingInvite(listener.next_number, content, source, due)
         listener.next_number += 1
@@ -276,17 +290,33 @@ class Rendezvous:
             self.refused[Refusal.LISTENERS_OF_SOURCE_FULL] += 1
             raise RendezvousFull("too many listeners of your address", limits.retry_after_s)
 
-    def _check_room_for_invite(self, listener: _Listener, source: str) -> None:
+    def _make_room_for_invite(self, listener: _Listener, source: str) -> None:
         limits = self._limits
-        if len(listener.invites) >= limits.max_invites_per_listener:
-            self.refused[Refusal.INVITES_OF_LISTENER_FULL] += 1
-            raise RendezvousFull("too many others wait for this listener", limits.retry_after_s)
         if self._invites_by_source[source] >= limits.max_invites_per_source:
             self.refused[Refusal.INVITES_OF_SOURCE_FULL] += 1
             raise RendezvousFull("too many invites of your address wait", limits.retry_after_s)
-        if len(self._invites) >= limits.max_invites:
+        is_crowded = len(listener.invites) >= limits.max_invites_per_listener
+        if is_crowded and not self._displace(listener.invites, source):
+            self.refused[Refusal.INVITES_OF_LISTENER_FULL] += 1
+            raise RendezvousFull("too many others wait for this listener", limits.retry_after_s)
+        if len(self._invites) >= limits.max_invites and not self._displace(self._invites, source):
             self.refused[Refusal.INVITES_FULL] += 1
             raise RendezvousFull("this relay has no room for invites", limits.retry_after_s)
+
+    def _displace(self, invites: Collection[WaitingInvite], source: str) -> bool:
+        """Drop the newest invite of whoever has the most of these, if that is fairer; else False.
+
+        So one that fills a mailbox keeps nobody else out.
+        """
+        counts = Counter(each.source for each in invites)
+        greediest, most = counts.most_common(1)[0]
+        if most < counts[source] + 2:
+            return False
+        dropped = [each for each in invites if each.source == greediest][-1]
+        self._invites[dropped].invites.remove(dropped)
+        self._forget(dropped)
+        self.refused[Refusal.INVITE_DISPLACED] += 1
+        return True
 
     def _replace(self, listener: _Listener) -> str:
         """Take away what belongs to the former owner of a mailbox, and not to the mailbox."""

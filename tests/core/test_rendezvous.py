@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relay.core.limits import RateLimits
 from relay.core.rendezvous import (
     ListenerReplaced,
     NameTaken,
@@ -221,16 +222,17 @@ def test_bounds_on_invites() -> None:
     second = relay.listen(SECOND, None, HOME, 0.0).id
     for listener in (first, second):
         relay.begin_poll(listener, 0.0)
-    for content in "abc":
+    for content in "ab":
         relay.post(FIRST, content, HOME, 0.0)
+    relay.post(SECOND, "c", HOME, 0.0)
     with pytest.raises(RendezvousFull, match="your address"):
         relay.post(SECOND, "d", HOME, 0.0)
-    relay.post(FIRST, "d", OFFICE, 0.0)
+    for content in "de":
+        relay.post(FIRST, content, OFFICE, 0.0)
     with pytest.raises(RendezvousFull, match="this listener"):
-        relay.post(FIRST, "e", OFFICE, 0.0)
-    relay.post(SECOND, "e", OFFICE, 0.0)
+        relay.post(FIRST, "f", OFFICE, 0.0)
     with pytest.raises(RendezvousFull, match="no room"):
-        relay.post(SECOND, "f", "203.0.113.1", 0.0)
+        relay.post(SECOND, "f", OFFICE, 0.0)
     assert relay.refused == {
         Refusal.INVITES_OF_SOURCE_FULL: 1,
         Refusal.INVITES_OF_LISTENER_FULL: 1,
@@ -242,6 +244,53 @@ def test_bounds_on_invites() -> None:
         relay.post(SECOND, "g", OFFICE, LIFE - 1e-9)
     relay.post(SECOND, "g", OFFICE, LIFE)
     assert relay.invites == 1
+
+
+def test_one_that_fills_a_mailbox_keeps_nobody_else_out() -> None:
+    limits = RendezvousLimits(max_invites_per_listener=4)
+    relay = Relay(limits)
+    listener = relay.listen(FIRST, None, HOME, 0.0).id
+    for content in "abcd":
+        relay.post(FIRST, content, OFFICE, 0.0)
+    for content in "xy":
+        relay.post(FIRST, content, HOME, 0.0)
+    assert relay.contents(listener, 0.0) == ["a", "b", "x", "y"]
+    for source in (OFFICE, HOME):  # as many each: nobody has to go
+        with pytest.raises(RendezvousFull, match="this listener"):
+            relay.post(FIRST, "z", source, 0.0)
+    relay.post(FIRST, "z", "203.0.113.1", 0.0)
+    assert relay.refused[Refusal.INVITE_DISPLACED] == 3
+    assert relay.invites == 4
+
+
+def test_one_that_fills_the_relay_keeps_nobody_else_out() -> None:
+    relay = Relay(RendezvousLimits(max_invites=3))
+    first = relay.listen(FIRST, None, HOME, 0.0).id
+    second = relay.listen(SECOND, None, HOME, 0.0).id
+    for content in "abc":
+        relay.post(FIRST, content, OFFICE, 0.0)
+    relay.post(SECOND, "x", HOME, 0.0)
+    assert relay.contents(first, 0.0) == ["a", "b"]
+    assert relay.contents(second, 0.0) == ["x"]
+
+
+def test_one_source_has_no_listener_answer_all_the_time() -> None:
+    limits = RendezvousLimits(
+        invites_of_source_to_listener=RateLimits(per_minute=30.0, burst=2), grace_s=1000.0
+    )
+    relay = Relay(limits)
+    listener = relay.listen(FIRST, "laptop", HOME, 0.0).id
+    relay.listen(SECOND, None, HOME, 0.0)
+    relay.post(FIRST, "a", OFFICE, 0.0)
+    relay.post("laptop", "b", OFFICE, 0.0)
+    relay.fetch(listener, 2, 8, 0.0)
+    with pytest.raises(RendezvousFull, match="for this listener") as refused:
+        relay.post(FIRST, "c", OFFICE, 0.0)
+    assert refused.value.retry_after_s == pytest.approx(2.0)
+    relay.post(FIRST, "c", HOME, 0.0)
+    relay.post(SECOND, "c", OFFICE, 0.0)
+    relay.post(FIRST, "d", OFFICE, 2.0)
+    assert relay.refused == {Refusal.INVITES_TOO_OFTEN: 1}
 
 
 def test_the_memory_of_the_replaced_is_bounded() -> None:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -120,7 +121,9 @@ def run(pipes: int, seconds: float, seed: int, rate: float) -> Outcome:
     chance = random.Random(seed)
     with contextlib.ExitStack() as undo:
         state = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="quicpipe-chaos-")))
-        if not undo.enter_context(small_disk(state)):
+        files = state / "quicpipe"
+        files.mkdir(mode=0o700)
+        if not undo.enter_context(small_disk(files)):
             print("without a full disk: only root may mount a small one")
         variables, clock = _jumping_clock(undo)
         relay = RelayProcess(state, variables=variables)
@@ -128,18 +131,18 @@ def run(pipes: int, seconds: float, seed: int, rate: float) -> Outcome:
         network = UdpShim(relay.address, seed=seed, limit_s=seconds + 300.0, own_addresses=True)
         undo.enter_context(network)
         devices = [MovableNetwork() for _ in range(pipes)]
-        troubles = Troubles(relay, network, devices, state, clock, chance)
+        troubles = Troubles(relay, network, devices, files, clock, chance)
         chaos = Chaos(relay, network, troubles)
         asyncio.run(chaos.run(devices, seconds, rate, chance))
         if not chaos.outcome.is_right:
-            _keep(relay, chaos.outcome)
+            _keep(state / "relay.log", chaos.outcome)
     return chaos.outcome
 
 
-def _keep(relay: RelayProcess, outcome: Outcome) -> None:
+def _keep(log: Path, outcome: Outcome) -> None:
     """What it takes to find out what went wrong."""
     KEPT.mkdir(parents=True, exist_ok=True)
-    (KEPT / "relay.log").write_text("".join(f"{line}\n" for line in relay.log()))
+    shutil.copy(log, KEPT)
     lines = [f"{began:.1f} to {ended:.1f}: {name}" for began, ended, name in outcome.diary]
     (KEPT / "diary").write_text("\n".join([*lines, *outcome.lines(), ""]))
 

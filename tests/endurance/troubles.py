@@ -40,14 +40,14 @@ class Troubles:
         relay: RelayProcess,
         network: UdpShim,
         devices: list[MovableNetwork],
-        state: Path,
+        files: Path,
         clock: Path | None,
         chance: random.Random,
     ) -> None:
-        """:param state: where the relay's files are; a small file system of its own, or not.
+        """:param files: the relay's state directory; a small file system of its own, or not.
         :param clock: libfaketime's file, if the relay runs under it."""
         self._relay, self._network, self._devices = relay, network, devices
-        self._state, self._clock, self._chance = state, clock, chance
+        self._files, self._clock, self._chance = files, clock, chance
         self._relay_lock = asyncio.Lock()
         self.kinds: dict[str, Callable[[], Awaitable[None]]] = {
             "the relay is killed": self._kill,
@@ -66,7 +66,7 @@ class Troubles:
         }
         if clock is not None:
             self.kinds["the clock jumps"] = self._jump
-        if os.path.ismount(state):
+        if os.path.ismount(files):
             self.kinds["the disk is full"] = self._full_disk
 
     async def cause(self, name: str) -> None:
@@ -161,7 +161,7 @@ class Troubles:
 
     async def _full_disk(self) -> None:
         """And the relay is restarted on it, or reloads."""
-        filler = self._state / "filler"
+        filler = self._files / "filler"
         with contextlib.suppress(OSError):
             filler.write_bytes(bytes(2 * _FULL_DISK_BYTES))
         try:

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 from .limits import RateLimiter, RateLimits
 
+_KNOCKS = RateLimits(per_minute=30.0, burst=32)
+
 
 @dataclass(frozen=True, slots=True)
 class RendezvousLimits:
@@ -28,7 +30,7 @@ class RendezvousLimits:
     max_invites_per_listener: int = 32
     max_invites_per_source: int = 64
     """Waiting from dialers of one source, whomever they are for."""
-    invites_of_source_to_listener: RateLimits = RateLimits(per_minute=30.0, burst=32)
+    invites_of_source_to_listener: RateLimits = _KNOCKS
     """Each costs the listener a registration, of which it may make 120 a minute itself: no stranger
     is to use them up alone."""
     grace_s: float = 30.0

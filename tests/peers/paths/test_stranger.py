@@ -1,4 +1,4 @@
-"""Strangers on the way, who see and repeat everything: what they get, and that they move nothing."""
+"""Strangers on the way, who see and repeat all: what they get, and that they move nothing."""
 
 import asyncio
 import random

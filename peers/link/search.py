@@ -23,6 +23,13 @@ SILENT_ATTEMPT_S = 3.0
 """Seconds without any answer after which an attempt to reconnect is given up."""
 RESOLVE_INTERVAL_S = 5.0
 """Seconds between two resolutions of the relay's name."""
+SHORT_LIFE_S = 5.0
+SHORT_LIVES = 3
+"""A relay that was found so often in a row, and lost again within so many seconds, is not looked
+for at once any more: one that ends every connection must not keep us busy with handshakes."""
+FIRST_REST_S = 0.5
+LONGEST_REST_S = 15.0
+"""Seconds until then, twice as many each time."""
 CLOCK_S = 0.001
 """Seconds by which a timer may come early."""
 FRESH_ADDRESSES = 4
@@ -43,6 +50,8 @@ class RelaySearch:
         self._addresses: list[Address] = []  # as last resolved
         self._resolving: asyncio.Task[None] | None = None
         self._resolve_at = 0.0  # not again before
+        self._found_at = -math.inf
+        self._short_lives = 0  # in a row
 
     def stop(self) -> None:
         """Stop what may still be running beside a search."""
@@ -84,7 +93,7 @@ class RelaySearch:
 
         :param recovered: done as soon as the old connection works after all: then None is returned.
         """
-        schedule = AttemptSchedule(self._loop.time())
+        schedule = AttemptSchedule(self._loop.time() + self._rest())
         race = Race(self._endpoint, self._begin)
         afresh_at = math.inf
         try:
@@ -101,10 +110,18 @@ class RelaySearch:
                 left = min(schedule.next_at, afresh_at) - self._loop.time()
                 winner = await race.next_winner(left, recovered)
                 if winner is not None and await settle(winner):
+                    self._found_at = self._loop.time()
                     return winner
             return None
         finally:
             race.stop()
+
+    def _rest(self) -> float:
+        """Seconds until the relay, which was just lost, is looked for."""
+        is_short = self._loop.time() - self._found_at < SHORT_LIFE_S
+        self._short_lives = self._short_lives + 1 if is_short else 0
+        doublings = self._short_lives - SHORT_LIVES
+        return min(FIRST_REST_S * 2.0 ** min(doublings, 10), LONGEST_REST_S) if doublings > 0 else 0
 
     def _attempt_afresh(self, race: Race) -> None:
         """Try all addresses, from fresh sockets: ours, or the relay's, may be of no use any more.

@@ -117,10 +117,14 @@ class FakeRelay:
 
     def stop(self) -> None:
         """As SIGTERM would: every client is told."""
-        for client in self._clients.values():
+        self.dismiss()
+        self.kill()
+
+    def dismiss(self) -> None:
+        """End all connections, and go on."""
+        for client in list(self._clients.values()):
             client.quic.close(error_code=0x100, reason_phrase="relay stopping")
             self._flush(client)
-        self.kill()
 
     def _receive(self, batch: list[tuple[bytes, Address]]) -> None:
         if self.silent:

@@ -72,6 +72,30 @@ def test_a_relay_that_says_goodbye_is_looked_for_at_once() -> None:
     scene(main)
 
 
+def test_a_relay_that_ends_every_connection_at_once_does_not_keep_us_busy() -> None:
+    async def main() -> None:
+        world = World()
+        link = await world.connect()
+
+        async def dismiss() -> None:
+            while True:
+                await asyncio.sleep(0.05)
+                world.relay.dismiss()
+
+        hostile = asyncio.create_task(dismiss())
+        await asyncio.sleep(60.0)
+        assert 5 <= link.reconnections <= 20
+        hostile.cancel()
+        assert await until(lambda: link.reconnections > 5 and link._up.is_set()) < 16.0
+        await asyncio.sleep(60.0)
+        world.relay.dismiss()  # and now once, as any relay may
+        before = link.reconnections
+        assert await until(lambda: link.reconnections > before) < 0.5
+        await world.close(link)
+
+    scene(main)
+
+
 def test_an_outage_of_an_hour_ends_within_the_longest_interval() -> None:
     async def main() -> None:
         world = World()

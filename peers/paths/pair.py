@@ -124,7 +124,8 @@ class Pair:
         """A request was not answered in time."""
         self.check_at = min(self.check_at, now)
         self.misses += 1
-        self.loss += (1 - self.loss) * _GAIN
+        if self.is_valid:  # what was lost before says more of the NATs than of the path
+            self.loss += (1 - self.loss) * _GAIN
 
     def doubt(self, now: float) -> None:
         """Another path died, and this one may have died with it: prove it anew."""

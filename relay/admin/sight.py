@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from relay.admin.listing import Listing
@@ -11,6 +11,7 @@ from relay.core.events import EventHub
 from relay.core.history import History, Step
 from relay.core.traffic import Column, Traffic
 from relay.core.watch import Watch
+from relay.forwarding.messages import Sent
 
 _STALL_TICKS = 60
 
@@ -69,6 +70,11 @@ class Sight:
             drops=totals.drops,
             registrations=totals.registrations,
         )
+
+    def forwarded(self, sent: Iterable[Sent]) -> None:
+        """The workers have forwarded so much more."""
+        for each in sent:
+            self.watch.forwarded(*each)
 
     def totals(self) -> Totals:
         """All counters."""

@@ -25,8 +25,8 @@ from relay.forwarding.ancillary import read_ecn, read_local
 from relay.forwarding.batch_calls import BatchCalls, set_gro
 from relay.forwarding.batch_inlet import Inlet
 from relay.forwarding.batch_outlet import Outlet, Pieces, Staged
-from relay.forwarding.batch_table import BatchTable, SourceKey
-from relay.forwarding.channel import MAX_UP_DATAGRAM, Command, Counters, up_header
+from relay.forwarding.batch_table import BatchTable, SourceKey, address_of_key
+from relay.forwarding.channel import MAX_UP_DATAGRAM, Command, Counters, Sent, up_header
 from relay.forwarding.sockets import is_wildcard
 from relay.wire.address import Address
 from relay.wire.connection_id import is_towards_http3
@@ -138,6 +138,12 @@ class BatchLoop:
         """What was taken from the buckets since each was last returned."""
         return self._meter.take_used(at_most)
 
+    def take_sent(self, at_most: int) -> list[Sent]:
+        """What senders have had forwarded since each was last returned, if they are counted."""
+        tally = self._table.tally
+        taken = tally.take(at_most) if tally is not None else []
+        return [Sent(address_of_key(each), *counts) for each, *counts in taken]
+
     def take_heard(self, at_most: int) -> list[Address]:
         """Registered sources heard from since they were last returned."""
         return self._table.take_heard(at_most)
@@ -165,7 +171,11 @@ class BatchLoop:
 
     def _may_pass(self, keys: list[SourceKey], sizes: list[int]) -> bool:
         """Charge all; False: perhaps not all may pass, and nobody was charged."""
-        return not self._meter.payers or self._meter.take_all(keys, sizes)
+        if self._meter.payers and not self._meter.take_all(keys, sizes):
+            return False
+        if self._table.tally is not None:
+            self._table.tally.add_all(keys, sizes)
+        return True
 
     def _pass_few(self, inlet: Inlet, count: int) -> bool:
         """Forward so few messages one by one, if all are usual; else does nothing."""
@@ -238,6 +248,8 @@ class BatchLoop:
         """Let a sender pay for so many datagrams; if he cannot, they are counted as dropped."""
         full = self._meter.take(key, datagrams, size) if self._meter.payers else None
         if full is None:
+            if self._table.tally is not None:
+                self._table.tally.add(key, datagrams, size)
             return True
         self._counts[_ALLOWANCE_USED if full.is_shut else _RATE_LIMITED] += datagrams
         return False

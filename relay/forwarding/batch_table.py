@@ -27,8 +27,9 @@ from relay.forwarding.batch_calls import (
     NAME_LENGTH,
     PART_COUNT,
 )
-from relay.forwarding.channel import Command, ConnectionIdsRemoved, RatesSet
+from relay.forwarding.channel import Command, ConnectionIdsRemoved, RatesSet, SendersCounted
 from relay.forwarding.meter import Meter
+from relay.forwarding.tally import Tally
 from relay.wire.address import Address
 
 SourceKey = int | bytes
@@ -144,6 +145,8 @@ class BatchTable:
         self._unreported: list[SourceKey] = []
         self._owners_by_listener = [0] * len(wildcard)
         self.meter = Meter[SourceKey]()
+        self.tally: Tally[SourceKey] | None = None
+        """None: nobody wants to see it."""
         """Who pays for what comes from where."""
 
     def apply(self, command: Command) -> None:
@@ -164,6 +167,8 @@ class BatchTable:
                 remote = self.rows.remote(owner + 1)
                 if remote is not None:
                     self.meter.charge(owner, source_key(remote), charges)
+            case SendersCounted():
+                self.tally = Tally()
             case RatesSet(charges):
                 self.meter.set_rates(charges)
 

@@ -13,15 +13,59 @@ Whatever arrives gives a value or `ChannelError`.
 
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 from relay.core.bucket import Charge, Used
 from relay.core.outcome import Outcome
 from relay.core.path import Path
-from relay.core.table import Change, ConnectionIdsAdded, OwnerCharged, OwnerMoved, OwnerRemoved
+from relay.core.table import ConnectionIdsAdded, OwnerCharged, OwnerMoved, OwnerRemoved
+from relay.forwarding.messages import (
+    Command,
+    ConnectionIdsRemoved,
+    Counters,
+    Forwarded,
+    Heard,
+    Loaded,
+    RatesSet,
+    Report,
+    SendersCounted,
+    Sent,
+    Sync,
+    Synced,
+    Taken,
+    UpMessage,
+)
 from relay.wire.address import Address
 from relay.wire.connection_id import CONNECTION_ID_LENGTH
+
+__all__ = [
+    "BUCKETS_PER_FRAME",
+    "IDS_PER_FRAME",
+    "MAX_BODY",
+    "MAX_UP_DATAGRAM",
+    "SOURCES_PER_FRAME",
+    "UP_HEADER_SIZE",
+    "ChannelError",
+    "Command",
+    "ConnectionIdsRemoved",
+    "Counters",
+    "Forwarded",
+    "FrameReader",
+    "Heard",
+    "Loaded",
+    "RatesSet",
+    "Report",
+    "SendersCounted",
+    "Sent",
+    "Sync",
+    "Synced",
+    "Taken",
+    "UpMessage",
+    "decode_up",
+    "encode_command",
+    "encode_report",
+    "up_header",
+]
 
 _T = TypeVar("_T")
 
@@ -35,7 +79,7 @@ BUCKETS_PER_FRAME = 1024
 """Buckets in one command or report (37 kB)."""
 
 SOURCES_PER_FRAME = 1024
-"""Addresses in one report (23 kB)."""
+"""Addresses in one report (40 kB with what they have had forwarded)."""
 
 MAX_UP_DATAGRAM = 2048
 """Bytes of the longest datagram that is passed up. HTTP/3 clients send some 1,200 to 1,500."""
@@ -45,99 +89,9 @@ class ChannelError(ValueError):
     """The other end did not send what this module writes."""
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionIdsRemoved:
-    """These connection IDs of `owner` are gone; `OwnerRemoved`, with the rest, follows."""
-
-    owner: int
-    connection_ids: tuple[bytes, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Sync:
-    """Answer `Synced` with the same number once all commands before this one are followed.
-
-    The first one also says that the table is complete: only then may the worker read datagrams.
-    """
-
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class RatesSet:
-    """Fill these buckets so from now on."""
-
-    charges: tuple[Charge, ...]
-
-
-Command = Change | ConnectionIdsRemoved | Sync | RatesSet
-
-
-@dataclass(frozen=True, slots=True)
-class Synced:
-    """The answer to `Sync`: the counters that were reported before it are up to date."""
-
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class Counters:
-    """What a worker has done since it started: totals, so that a lost report loses nothing."""
-
-    outcomes: tuple[int, ...]
-    """How many datagrams, in the order of `Outcome`'s members."""
-    bytes_forwarded: int
-
-    @classmethod
-    def zero(cls) -> "Counters":
-        """Of a worker that has done nothing."""
-        return cls((0,) * len(Outcome), 0)
-
-    def __add__(self, other: "Counters") -> "Counters":
-        return Counters(
-            tuple(map(sum, zip(self.outcomes, other.outcomes, strict=True))),
-            self.bytes_forwarded + other.bytes_forwarded,
-        )
-
-    def of(self, outcome: Outcome) -> int:
-        """How many datagrams ended so."""
-        return self.outcomes[tuple(Outcome).index(outcome)]
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """The worker has all that it needs but its table: from now on it only waits for that."""
-
-
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """Registered addresses from which datagrams came since the last report, forwarded or not."""
-
-    sources: tuple[Address, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """What was taken from buckets since the last report."""
-
-    used: tuple[Used, ...]
-
-
-Report = Synced | Counters | Heard | Loaded | Taken
-
-
-@dataclass(frozen=True, slots=True)
-class UpMessage:
-    """A datagram that may be HTTP/3, and how it came."""
-
-    path: Path
-    ecn: int
-    """The two ECN bits (RFC 3168)."""
-    datagram: bytes
-
-
 _OWNER_MOVED, _IDS_ADDED, _IDS_REMOVED, _OWNER_REMOVED, _SYNC, _CHARGED, _RATES = range(1, 8)
-_SYNCED, _COUNTERS, _HEARD, _LOADED, _TAKEN = range(17, 22)
+_SENDERS_COUNTED = 8
+_SYNCED, _COUNTERS, _HEARD, _LOADED, _TAKEN, _FORWARDED = range(17, 23)
 
 _FRAME = struct.Struct("!BI")
 _OWNER = struct.Struct("!I")
@@ -150,6 +104,7 @@ _UP = struct.Struct(f"!HB{_ADDRESS.size}s{_ADDRESS.size}s")
 
 _CHARGE = struct.Struct("!Idd")
 _USED = struct.Struct("!IQQQQ")
+_SENT = struct.Struct("!23sQQ")
 
 UP_HEADER_SIZE = _UP.size
 
@@ -172,6 +127,8 @@ def encode_command(command: Command) -> bytes:
         case OwnerCharged(owner, charges):
             packed = b"".join(_CHARGE.pack(*charge) for charge in charges)
             return _frame(_CHARGED, _OWNER.pack(owner) + packed)
+        case SendersCounted():
+            return _frame(_SENDERS_COUNTED, b"")
         case RatesSet(charges):
             return b"".join(
                 _frame(_RATES, b"".join(_CHARGE.pack(*charge) for charge in chunk))
@@ -188,6 +145,11 @@ def encode_report(report: Report) -> bytes:
             return _frame(_COUNTERS, _COUNTER_VALUES.pack(*outcomes, bytes_forwarded))
         case Loaded():
             return _frame(_LOADED, b"")
+        case Forwarded(sent):
+            return b"".join(
+                _frame(_FORWARDED, b"".join(map(_encode_sent, chunk)))
+                for chunk in _chunks(sent, SOURCES_PER_FRAME)
+            )
         case Taken(used):
             return b"".join(
                 _frame(_TAKEN, b"".join(_USED.pack(*each) for each in chunk))
@@ -273,6 +235,8 @@ def _decode_command(kind: int, body: bytes) -> Command:
         return Sync(_number(body))
     if kind == _CHARGED:
         return OwnerCharged(_owner(body), _charges(body[_OWNER.size :]))
+    if kind == _SENDERS_COUNTED:
+        return SendersCounted()
     if kind == _RATES:
         return RatesSet(_charges(body))
     raise ChannelError(f"no command is of kind {kind}")
@@ -292,6 +256,10 @@ def _decode_report(kind: int, body: bytes) -> Report:
         return Heard(tuple(map(_decode_address, _pieces(body, _ADDRESS.size))))
     if kind == _LOADED:
         return Loaded()
+    if kind == _FORWARDED:
+        if len(body) % _SENT.size:
+            raise ChannelError("a report of senders ends inside one")
+        return Forwarded(tuple(map(_decode_sent, _pieces(body, _SENT.size))))
     if kind == _TAKEN:
         if len(body) % _USED.size:
             raise ChannelError("a report of buckets ends inside one")
@@ -359,6 +327,15 @@ def _decode_address(data: bytes) -> Address:
     if size not in (4, 16):
         raise ChannelError(f"an IP address of {size} bytes")
     return Address.from_packed(ip[:size], port, scope)
+
+
+def _encode_sent(sent: Sent) -> bytes:
+    return _SENT.pack(_encode_address(sent.source), sent.packets, sent.bytes)
+
+
+def _decode_sent(data: bytes) -> Sent:
+    address, packets, size = _SENT.unpack(data)
+    return Sent(_decode_address(address), packets, size)
 
 
 def _chunks(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:

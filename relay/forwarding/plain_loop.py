@@ -15,7 +15,7 @@ from relay.core.bucket import Used
 from relay.core.path import Path
 from relay.forwarding import ancillary
 from relay.forwarding.ancillary import Ancillary
-from relay.forwarding.channel import MAX_UP_DATAGRAM, Command, Counters, up_header
+from relay.forwarding.channel import MAX_UP_DATAGRAM, Command, Counters, Sent, up_header
 from relay.forwarding.raw_table import (
     ALLOWANCE_USED,
     CONTROL_QUEUE_FULL,
@@ -100,6 +100,12 @@ class PlainLoop:
         """What was taken from the buckets since each was last returned."""
         return self._table.meter.take_used(at_most)
 
+    def take_sent(self, at_most: int) -> list[Sent]:
+        """What senders have had forwarded since each was last returned, if they are counted."""
+        tally = self._table.tally
+        taken = tally.take(at_most) if tally is not None else []
+        return [Sent(Address.from_sockaddr(each), *counts) for each, *counts in taken]
+
     def take_heard(self, at_most: int) -> list[Address]:
         """Registered sources heard from since they were last returned."""
         return self._table.take_heard(at_most)
@@ -108,7 +114,7 @@ class PlainLoop:
         """Handle what waits in one socket, at most `BATCH` datagrams."""
         receive = receiver.recvmsg_into
         decide = self._table.decide
-        payers, meter = self._table.meter.payers, self._table.meter
+        payers, meter, tally = self._table.meter.payers, self._table.meter, self._table.tally
         buffer = self._buffer
         buffers = [buffer]
         counts = self._counts
@@ -140,6 +146,8 @@ class PlainLoop:
                 else:
                     counts[FORWARDED] += 1
                     self._bytes_forwarded += size
+                    if tally is not None:
+                        tally.add(source, 1, size)
             elif decision == HTTP3:
                 counts[self._pass_up(listener, size, beside, source)] += 1
             else:

@@ -13,8 +13,9 @@ from relay.core.path import Path
 from relay.core.table import ConnectionIdsAdded, OwnerCharged, OwnerMoved, OwnerRemoved
 from relay.forwarding import ancillary
 from relay.forwarding.ancillary import Ancillary
-from relay.forwarding.channel import Command, ConnectionIdsRemoved, RatesSet
+from relay.forwarding.channel import Command, ConnectionIdsRemoved, RatesSet, SendersCounted
 from relay.forwarding.meter import Meter
+from relay.forwarding.tally import Tally
 from relay.wire.address import Address, SockAddr
 from relay.wire.connection_id import CONNECTION_ID_LENGTH
 from relay.wire.invariants import LONG_HEADER_BIT, LONG_HEADER_MINIMUM, SHORT_HEADER_MINIMUM
@@ -74,6 +75,8 @@ class RawTable:
         self._sources: dict[SockAddr, Source] = {}
         self._heard: list[Source] = []
         self.meter = Meter[SockAddr]()
+        self.tally: Tally[SockAddr] | None = None
+        """None: nobody wants to see it."""
         """Who pays for what comes from where."""
 
     def apply(self, command: Command) -> None:
@@ -93,6 +96,8 @@ class RawTable:
                 self.meter.remove(owner)
             case OwnerCharged(owner, charges):
                 self.meter.charge(owner, self._route_by_owner[owner].path.remote.sockaddr, charges)
+            case SendersCounted():
+                self.tally = Tally()
             case RatesSet(charges):
                 self.meter.set_rates(charges)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from relay.core.bucket import Charge, Used
 from relay.core.path import Path
 from relay.core.table import Change
-from relay.forwarding.channel import Counters, UpMessage
+from relay.forwarding.channel import Counters, Sent, UpMessage
 from relay.forwarding.feed import Feed, StateSource, encode_changes
 from relay.forwarding.sockets import BALANCES, Listener
 from relay.forwarding.worker_process import WorkerEvents, WorkerProcess
@@ -85,6 +85,7 @@ class WorkerPool:
         self._tasks: set[asyncio.Task[int]] = set()
         self._timers: set[asyncio.TimerHandle] = set()
         self._state: StateSource | None = None  # until `begin`
+        self._counting: Callable[[Iterable[Sent]], None] | None = None
         self._started = False
         self._stopping = False
         self._changed = asyncio.Event()  # set whenever a worker has answered or ended
@@ -122,7 +123,9 @@ class WorkerPool:
         def pass_on(message: UpMessage) -> None:
             receive(message.datagram, message.path)
 
-        self._events = WorkerEvents(pass_on, heard, self._synced, self._changed.set, self._ended)
+        self._events = WorkerEvents(
+            pass_on, heard, self._synced, self._changed.set, self._forwarded, self._ended
+        )
         for index in range(len(self._workers)):
             self._spawn(index)
 
@@ -144,6 +147,12 @@ class WorkerPool:
         await self._started_well(lambda worker: worker.answered >= 0)
         self._started = True
         self._call_later(self._times.watch_interval_s, self._watch)
+
+    def count_senders(self, forwarded: Callable[[Iterable[Sent]], None]) -> None:
+        """From now on tell about once a second what senders have had forwarded since."""
+        self._counting = forwarded
+        for worker in self._running():
+            worker.count_senders()
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Tell every worker; returns at once."""
@@ -229,14 +238,20 @@ class WorkerPool:
         self._born[index] = self._loop.time()
         try:
             command = [*self._command, str(self._times.report_interval_s)]
-            self._workers[index] = WorkerProcess(
+            self._workers[index] = worker = WorkerProcess(
                 index, command, self._sockets[index], Feed(self._state), self._events
             )
+            if self._counting is not None:
+                worker.count_senders()
         except OSError as error:
             logger.error("worker %d cannot be started: %s", index, error)
             # Once all have run it is descriptors or memory that lack: others hold them, and may let
             # them go. Whoever gave up now would end what the other workers still forward.
             self._replace(index, forwarded=self._started)
+
+    def _forwarded(self, sent: Iterable[Sent]) -> None:
+        if self._counting is not None:
+            self._counting(sent)
 
     def _synced(self, worker: WorkerProcess, number: int) -> None:
         if number == 0:

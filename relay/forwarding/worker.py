@@ -11,6 +11,8 @@ module's bytes:
   descriptors that it was made with is readable. Those are looked at before the sockets;
 - `counters()`: each datagram that was read in exactly one outcome;
 - `take_used(at_most)`, while it `is_metered`: what was taken from the senders' buckets;
+- `take_sent(at_most)`, after the command `SendersCounted`: what each registered sender has had
+  forwarded since it was last returned;
 - `take_heard(at_most)`: registered sources of any datagram, forwarded or not. One that goes on
   sending may be left out until all others have been returned.
 
@@ -34,9 +36,11 @@ from relay.forwarding.channel import (
     ChannelError,
     Command,
     Counters,
+    Forwarded,
     FrameReader,
     Heard,
     Loaded,
+    Sent,
     Sync,
     Synced,
     Taken,
@@ -68,6 +72,7 @@ class ForwardingLoop(Protocol):
     def forward(self, until: float) -> None: ...
     def counters(self) -> Counters: ...
     def take_heard(self, at_most: int) -> list[Address]: ...
+    def take_sent(self, at_most: int) -> list[Sent]: ...
     def take_used(self, at_most: int) -> list[Used]: ...
 
     @property
@@ -163,11 +168,14 @@ class Worker:
         if self._unsent:
             return self._interval_s  # the control process is behind; sources can wait
         sources = self._loop.take_heard(_HEARD_EACH)
+        sent = self._loop.take_sent(_HEARD_EACH)
         if sources:
             self._unsent += encode_report(Heard(tuple(sources)))
-            self._flush()
-        self._told += len(sources)
-        if len(sources) == _HEARD_EACH:
+        if sent:
+            self._unsent += encode_report(Forwarded(tuple(sent)))
+        self._flush()
+        self._told += max(len(sources), len(sent))
+        if _HEARD_EACH in (len(sources), len(sent)):
             return _HEARD_PAUSE_S
         told, self._told = self._told, 0
         return max(self._interval_s, told * _HEARD_REST_S)

@@ -15,10 +15,13 @@ from relay.forwarding.channel import (
     UP_HEADER_SIZE,
     ChannelError,
     Counters,
+    Forwarded,
     FrameReader,
     Heard,
     Loaded,
     RatesSet,
+    SendersCounted,
+    Sent,
     Sync,
     Synced,
     Taken,
@@ -62,6 +65,8 @@ class WorkerEvents:
     """It has followed all commands before the `Sync` of this number; 0: it forwards now."""
     loaded: Callable[[], None]
     """It has all that it needs but its table."""
+    forwarded: Callable[[Iterable[Sent]], None]
+    """Senders have had so much more forwarded; only if they are to be counted."""
     ended: Callable[["WorkerProcess"], None]
     """It has ended, or is of no use any more. Nothing follows."""
 
@@ -133,6 +138,12 @@ class WorkerProcess:
         """Tell it how fast its buckets are filled; never blocks."""
         if not self._ended:
             self._feed.append(encode_command(RatesSet(tuple(charges))))
+            self._wrote_more()
+
+    def count_senders(self) -> None:
+        """Let it report what each sender has had forwarded."""
+        if not self._ended:
+            self._feed.append(encode_command(SendersCounted()))
             self._wrote_more()
 
     def take_used(self) -> list[Used]:
@@ -229,6 +240,8 @@ class WorkerProcess:
                         self.counters = report
                     case Heard(sources):
                         self._events.heard(sources)
+                    case Forwarded(sent):
+                        self._events.forwarded(sent)
                     case Taken(used):
                         self._keep(used)
                     case Loaded():

@@ -183,6 +183,7 @@ class Parts:
             kernel_use=source.kernel_use,
         )
         control.observe(admin.sight.watch)
+        self.pool.count_senders(admin.sight.forwarded)
         return admin
 
     async def _start_admin(self, admin: AdminService, *, is_successor: bool) -> None:

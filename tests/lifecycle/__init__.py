@@ -1,0 +1,1 @@
+"""How a relay lives: state file, hand-over, reload, drain, service manager."""

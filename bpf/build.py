@@ -66,6 +66,7 @@ def compile_program(bcc: ModuleType, pins: Path, sizes: PinSizes) -> int:
         f'-DRELAY_PINS="{pins}"',
         f"-DRELAY_CIDS={sizes.cids}",
         f"-DRELAY_OWNERS={sizes.owners}",
+        f"-DRELAY_BUCKETS={sizes.buckets}",
         f"-DRELAY_LINKS={sizes.links}",
         f"-DRELAY_MISSES={sizes.misses}",
     ]

@@ -24,6 +24,42 @@ static __always_inline int check_pair(const struct datagram *datagram, const str
 	return 0;
 }
 
+/* Whether the next packet may pass; 0, or why not. */
+static __always_inline int bucket_refuses(const struct bucket *bucket, __u64 now)
+{
+	if (!bucket)
+		return 0;
+	if (bucket->shut)
+		return OUTCOME_ALLOWANCE_USED;
+	if (bucket->packets_until_ns > now + bucket->burst_ns ||
+	    bucket->bytes_until_ns > now + bucket->burst_ns)
+		return OUTCOME_RATE_LIMITED;
+	return 0;
+}
+
+static __always_inline void take_from(struct bucket *bucket, __u64 now, __u32 length)
+{
+	__u64 packets_until, bytes_until;
+
+	if (!bucket)
+		return;
+	packets_until = bucket->packets_until_ns > now ? bucket->packets_until_ns : now;
+	bytes_until = bucket->bytes_until_ns > now ? bucket->bytes_until_ns : now;
+	bucket->packets_until_ns = packets_until + bucket->packet_cost_ns;
+	bucket->bytes_until_ns =
+		bytes_until + (((__u64)length * bucket->byte_cost) >> BYTE_COST_SHIFT);
+	__sync_fetch_and_add(&bucket->packets, 1);
+	__sync_fetch_and_add(&bucket->bytes, length);
+}
+
+static __always_inline void drop_at(struct bucket *bucket, __u32 length)
+{
+	if (!bucket)
+		return;
+	__sync_fetch_and_add(&bucket->dropped_packets, 1);
+	__sync_fetch_and_add(&bucket->dropped_bytes, length);
+}
+
 /*
  * Token buckets as two times: when each would be full again (the generic cell rate algorithm). Two
  * CPUs may both take the last token; that is one packet too many, and costs no lock.

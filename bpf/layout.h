@@ -13,6 +13,7 @@
 enum outcome {
 	OUTCOME_FORWARDED,
 	OUTCOME_RATE_LIMITED,	      /* dropped: the sender is over its rate */
+	OUTCOME_ALLOWANCE_USED,	      /* dropped: all that it may have forwarded was forwarded */
 	OUTCOME_NOT_OURS,	      /* from here on: passed up */
 	OUTCOME_BAD_FRAME,	      /* headers end early, or contradict each other */
 	OUTCOME_VLAN_TAG,
@@ -112,7 +113,7 @@ struct owner {
 	__u64 bytes_until_ns;
 	__u8 id[16];	     /* of the registration, and the digest of its key: a restarted relay */
 	__u8 key_digest[16]; /* reads them, the program does not */
-	__u64 pad;
+	__u32 buckets[2];    /* what it shares with others is charged to these, too; 0: to none */
 
 	/* The last two cache lines: written by the program. */
 	struct hop hop;
@@ -126,6 +127,24 @@ struct owner {
 	__u64 pad4[4];
 };
 _Static_assert(sizeof(struct owner) == 256, "four cache lines");
+
+/*
+ * What several owners may have forwarded together: of one subject, of one source. Number 0 is nobody's.
+ * The workers have buckets of their own; the relay gives each a part of the rate.
+ */
+struct bucket {
+	__u32 packet_cost_ns; /* 0: no limit */
+	__u32 byte_cost;      /* in 1/1024 ns; 0: no limit */
+	__u32 burst_ns;
+	__u32 shut;	      /* nothing passes any more */
+	__u64 packets_until_ns; /* from here on written by the program */
+	__u64 bytes_until_ns;
+	__u64 packets;
+	__u64 bytes;
+	__u64 dropped_packets;
+	__u64 dropped_bytes;
+};
+_Static_assert(sizeof(struct bucket) == 64, "a cache line");
 
 /* An interface that the program is attached to, by index. */
 struct link {

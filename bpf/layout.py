@@ -26,26 +26,27 @@ class KernelOutcome(IntEnum):
 
     FORWARDED = 0
     RATE_LIMITED = 1
-    NOT_OURS = 2
-    BAD_FRAME = 3
-    VLAN_TAG = 4
-    FRAGMENT = 5
-    IP_OPTIONS = 6
-    OTHER_HOST = 7
-    MALFORMED = 8
-    LONG_HEADER = 9
-    HTTP3 = 10
-    UNKNOWN_CID = 11
-    UNREGISTERED_SOURCE = 12
-    EXPIRED = 13
-    FAMILY_MISMATCH = 14
-    OVERSIZED = 15
-    TOO_BIG = 16
-    HOP_LIMIT = 17
-    NO_NEXT_HOP = 18
-    PARTIAL_CHECKSUM = 19
-    BUSY = 20
-    ABORTED = 21
+    ALLOWANCE_USED = 2
+    NOT_OURS = 3
+    BAD_FRAME = 4
+    VLAN_TAG = 5
+    FRAGMENT = 6
+    IP_OPTIONS = 7
+    OTHER_HOST = 8
+    MALFORMED = 9
+    LONG_HEADER = 10
+    HTTP3 = 11
+    UNKNOWN_CID = 12
+    UNREGISTERED_SOURCE = 13
+    EXPIRED = 14
+    FAMILY_MISMATCH = 15
+    OVERSIZED = 16
+    TOO_BIG = 17
+    HOP_LIMIT = 18
+    NO_NEXT_HOP = 19
+    PARTIAL_CHECKSUM = 20
+    BUSY = 21
+    ABORTED = 22
 
     @property
     def label(self) -> str:
@@ -135,7 +136,7 @@ class Owner(ctypes.Structure):
         ("bytes_until_ns", ctypes.c_uint64),
         ("id", ctypes.c_uint8 * 16),
         ("key_digest", ctypes.c_uint8 * 16),
-        ("pad", ctypes.c_uint64),
+        ("buckets", ctypes.c_uint32 * 2),
         ("hop", Hop),
         ("packets", ctypes.c_uint64),
         ("bytes", ctypes.c_uint64),
@@ -144,6 +145,23 @@ class Owner(ctypes.Structure):
         ("pad3", ctypes.c_uint64),
         ("route", Route),
         ("pad4", ctypes.c_uint64 * 4),
+    ]
+
+
+class Bucket(ctypes.Structure):
+    """What several owners may have forwarded together."""
+
+    _fields_ = [
+        ("packet_cost_ns", ctypes.c_uint32),
+        ("byte_cost", ctypes.c_uint32),
+        ("burst_ns", ctypes.c_uint32),
+        ("shut", ctypes.c_uint32),
+        ("packets_until_ns", ctypes.c_uint64),
+        ("bytes_until_ns", ctypes.c_uint64),
+        ("packets", ctypes.c_uint64),
+        ("bytes", ctypes.c_uint64),
+        ("dropped_packets", ctypes.c_uint64),
+        ("dropped_bytes", ctypes.c_uint64),
     ]
 
 
@@ -177,6 +195,7 @@ STRUCTURES: dict[str, type[ctypes.Structure]] = {
     "hop": Hop,
     "route": Route,
     "owner": Owner,
+    "bucket": Bucket,
     "link": Link,
     "config": Config,
 }
@@ -191,6 +210,11 @@ OWNER_WORDS = {
     "bytes": Owner.bytes.offset // 8,
 }
 """Where the 8-byte fields of an owner are that are read of all owners at once, in 8-byte words."""
+
+
+BUCKET_WORDS = ctypes.sizeof(Bucket) // 8
+BUCKET_COUNTERS = Bucket.packets.offset // 8
+"""Where the four counters of a bucket begin, in 8-byte words."""
 
 
 def fingerprint() -> str:

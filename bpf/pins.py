@@ -29,6 +29,7 @@ class PinSizes(NamedTuple):
 
     cids: int
     owners: int
+    buckets: int = 1
     links: int = 64
     misses: int = 4096
 
@@ -105,6 +106,13 @@ class KernelMaps:
         owners = maps["owners"]
         self._memory = owners.memory()
         self._words = memoryview(self._memory).cast("Q")
+        buckets = maps["buckets"]
+        self._bucket_memory = buckets.memory()
+        self.bucket_words = memoryview(self._bucket_memory).cast("Q")
+        """The same as `buckets`, as numbers of 8 bytes."""
+        bucket_shape = layout.Bucket * buckets.shape.capacity
+        self.buckets: ctypes.Array[layout.Bucket] = bucket_shape.from_buffer(self._bucket_memory)
+        """Shared with the program, too."""
         shape = layout.Owner * owners.shape.capacity
         self.owners: ctypes.Array[layout.Owner] = shape.from_buffer(self._memory)
         """Shared with the program: what is written here counts at once."""
@@ -146,6 +154,7 @@ class KernelMaps:
         return PinSizes(
             self.owner_by_cid.shape.capacity,
             len(self.owners),
+            len(self.buckets),
             self.links.shape.capacity,
             self.missed_cids.shape.capacity,
         )
@@ -158,7 +167,8 @@ class KernelMaps:
 
     def close(self) -> None:
         """Close the maps; the pins and the program keep them. `owners` is not to be used again."""
-        del self.owners
+        del self.owners, self.buckets
+        self.bucket_words.release()
         self._words.release()
         close_all(self._all)
 
@@ -168,11 +178,12 @@ def shapes(sizes: PinSizes) -> dict[str, MapShape]:
     cid, entry = layout.CID_SIZE, ctypes.sizeof(layout.CidEntry)
     source, ref = layout.SOURCE_KEY_SIZE, ctypes.sizeof(layout.OwnerRef)
     owner, link = ctypes.sizeof(layout.Owner), ctypes.sizeof(layout.Link)
-    config = ctypes.sizeof(layout.Config)
+    config, bucket = ctypes.sizeof(layout.Config), ctypes.sizeof(layout.Bucket)
     return {
         "owner_by_cid": MapShape(MapType.LRU_HASH, cid, entry, sizes.cids),
         "owner_by_source": MapShape(MapType.HASH, source, ref, sizes.owners),
         "owners": MapShape(MapType.ARRAY, 4, owner, sizes.owners, MAPPABLE),
+        "buckets": MapShape(MapType.ARRAY, 4, bucket, sizes.buckets, MAPPABLE),
         "relay_config": MapShape(MapType.ARRAY, 4, config, 1),
         "outcomes": MapShape(MapType.PERCPU_ARRAY, 4, 8, len(layout.KernelOutcome)),
         "links": MapShape(MapType.HASH, 4, link, sizes.links),

@@ -32,6 +32,7 @@ BPF_TABLE_PINNED("lru_hash", struct cid_key, struct cid_entry, owner_by_cid, REL
 BPF_TABLE_PINNED("hash", struct source_key, struct owner_ref, owner_by_source, RELAY_OWNERS,
 		 RELAY_PINS "/owner_by_source");
 BPF_TABLE_PINNED("array", __u32, struct owner, owners, RELAY_OWNERS, RELAY_PINS "/owners");
+BPF_TABLE_PINNED("array", __u32, struct bucket, buckets, RELAY_BUCKETS, RELAY_PINS "/buckets");
 BPF_TABLE_PINNED("array", __u32, struct config, relay_config, 1, RELAY_PINS "/relay_config");
 BPF_TABLE_PINNED("percpu_array", __u32, __u64, outcomes, OUTCOMES, RELAY_PINS "/outcomes");
 BPF_TABLE_PINNED("hash", __u32, struct link, links, RELAY_LINKS, RELAY_PINS "/links");
@@ -170,6 +171,36 @@ static __always_inline int next_hop(struct xdp_md *ctx, const struct datagram *d
 	return outcome;
 }
 
+static __always_inline struct bucket *bucket_of(const struct owner *owner, int place)
+{
+	__u32 number = owner->buckets[place & 1];
+
+	return number ? buckets.lookup(&number) : NULL;
+}
+
+/* Let the sender pay; 0, or why it cannot. */
+static __always_inline int charge(struct owner *owner, __u64 now, __u32 length)
+{
+	struct bucket *first = bucket_of(owner, 0), *second = bucket_of(owner, 1);
+	int outcome;
+
+	outcome = bucket_refuses(first, now);
+	if (outcome) {
+		drop_at(first, length);
+		return outcome;
+	}
+	outcome = bucket_refuses(second, now);
+	if (outcome) {
+		drop_at(second, length);
+		return outcome;
+	}
+	if (over_rate(owner, now, length))
+		return OUTCOME_RATE_LIMITED;
+	take_from(first, now, length);
+	take_from(second, now, length);
+	return 0;
+}
+
 static __always_inline struct verdict pass(int outcome)
 {
 	return (struct verdict){XDP_PASS, outcome};
@@ -194,8 +225,9 @@ static __always_inline struct verdict forward(struct xdp_md *ctx, const struct d
 	outcome = next_hop(ctx, datagram, config, to, now, &rewrite, &egress_index);
 	if (outcome)
 		return pass(outcome);
-	if (over_rate(from, now, datagram->payload_length))
-		return (struct verdict){XDP_DROP, OUTCOME_RATE_LIMITED};
+	outcome = charge(from, now, datagram->payload_length);
+	if (outcome)
+		return (struct verdict){XDP_DROP, outcome};
 	rewrite_frame(datagram, key, &rewrite, partial);
 	__sync_fetch_and_add(&from->packets, 1);
 	__sync_fetch_and_add(&from->bytes, datagram->payload_length);

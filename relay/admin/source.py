@@ -8,7 +8,7 @@ from relay.core.outcome import Outcome
 from relay.core.registration import Registration
 from relay.http3.report import Http3Counters
 
-KERNEL_DROPS = ("rate_limited", "aborted")
+KERNEL_DROPS = ("rate_limited", "allowance_used", "aborted")
 """What the kernel does not pass up but drops: outcomes of bpf/layout.h by name."""
 
 _NOT_DROPS = frozenset({Outcome.FORWARDED.value, Outcome.HTTP3.value})

@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 
 from bpf import layout
 from bpf.pins import KernelMaps
+from relay.core.bucket import Charge
 from relay.core.leases import LeaseSource
 from relay.core.path import Path
-from relay.core.table import Change, ConnectionIdsAdded, OwnerMoved, OwnerRemoved
+from relay.core.table import Change, ConnectionIdsAdded, OwnerCharged, OwnerMoved, OwnerRemoved
+from relay.kernel.buckets import BYTE_COSTS_PER_NS, KernelBuckets, cost
 from relay.wire.address import Address
 
 logger = logging.getLogger(__name__)
 
-_BYTE_COSTS_PER_NS = 1024
-_MAX_COST = 2**32 - 1
 _CLOCK_GRAIN_NS = 50_000_000
 """The program reads a clock that may be a timer tick behind ours."""
 
@@ -44,6 +44,8 @@ class _Owner:
     """Its key in `owner_by_source`."""
     usable: bool = False
     """Whether the kernel may forward to it."""
+    is_barred: bool = False
+    """There is no room for what it is to be charged to."""
     connection_ids: set[bytes] = field(default_factory=set)
 
 
@@ -62,6 +64,7 @@ class KernelForwarder:
         self._listeners = listeners
         self._leases = leases
         self._rate = rate
+        self.buckets = KernelBuckets(maps)
         self._owners: dict[int, _Owner] = {}
         self._owner_by_cid: dict[bytes, int] = {}  # what was evicted can be put back
         self._owners_by_source: dict[bytes, set[int]] = {}  # several may share one address
@@ -124,29 +127,40 @@ class KernelForwarder:
                     self._put_connection_ids(connection_ids)
             case OwnerRemoved(owner, connection_ids):
                 self._remove(owner, connection_ids)
+            case OwnerCharged(owner, charges):
+                self._charge(owner, charges)
+
+    def _charge(self, number: int, charges: Sequence[Charge]) -> None:
+        owner = self._owners.get(number)
+        if owner is not None:
+            owner.is_barred = not self.buckets.charge(number, charges)
+            self._write(number, owner, self._source(owner.path))
 
     def _move(self, number: int, path: Path) -> None:
         if number >= len(self._maps.owners):
             return  # more owners than the maps take
-        local = Address(path.local, self._listeners[path.listener].port)
-        try:
-            source: bytes | None = layout.source_key(path.remote, local)
-        except ValueError:
-            source = None  # a link-local address: the workers know which interface it means
+        source = self._source(path)
         owner = self._owners.get(number)
         if owner is None:
             owner = self._owners[number] = self._adopt(number, path)
         elif owner.source != source:
             self._withdraw_source(number, owner)
         owner.path = path
-        owner.usable = source is not None
         self._write(number, owner, source)
         if source is not None and owner.source is None:
             self._announce_source(number, owner, source)
 
+    def _source(self, path: Path) -> bytes | None:
+        local = Address(path.local, self._listeners[path.listener].port)
+        try:
+            return layout.source_key(path.remote, local)
+        except ValueError:
+            return None  # a link-local address: the workers know which interface it means
+
     def _adopt(self, number: int, path: Path) -> _Owner:
         """Go on with what an earlier run left there, if it is the same registration."""
         entry = self._maps.owners[number]
+        entry.buckets[:] = (0, 0)  # they are another run's: who pays is told next
         record = self._leases.record(number, time.monotonic())
         identity = (
             (bytes.fromhex(record.id_hash), record.key_digest) if record else (bytes(16),) * 2
@@ -166,7 +180,8 @@ class KernelForwarder:
         entry = self._maps.owners[number]
         wanted = source or bytes(layout.SOURCE_KEY_SIZE)
         record = self._leases.record(number, time.monotonic())
-        lease_end = nanoseconds(record.lease_end) if record and source is not None else 0
+        owner.usable = source is not None and not owner.is_barred
+        lease_end = nanoseconds(record.lease_end) if record and owner.usable else 0
         if bytes(entry.path) != wanted or entry.sequence & 1:  # odd: a crash in the midst of this
             entry.sequence |= 1
             entry.hop.seen_ns = 0  # learned at another place
@@ -180,8 +195,8 @@ class KernelForwarder:
         entry.generation = owner.generation
 
     def _set_rate(self, entry: layout.Owner) -> None:
-        entry.packet_cost_ns = _cost(1e9, self._rate.packets_per_s)
-        entry.byte_cost = _cost(1e9 * _BYTE_COSTS_PER_NS, self._rate.bytes_per_s)
+        entry.packet_cost_ns = cost(1e9, self._rate.packets_per_s)
+        entry.byte_cost = cost(1e9 * BYTE_COSTS_PER_NS, self._rate.bytes_per_s)
         entry.burst_ns = nanoseconds(self._rate.burst_s)
 
     def _announce_source(self, number: int, owner: _Owner, source: bytes) -> None:
@@ -208,6 +223,7 @@ class KernelForwarder:
         if owner is None:
             return
         self._maps.owners[number].generation = 0  # from here on it is unknown
+        self.buckets.release(number)
         self._withdraw_source(number, owner)
         del self._owners[number]
         for cid in owner.connection_ids.union(connection_ids):
@@ -223,11 +239,6 @@ class KernelForwarder:
 
     def _ref(self, number: int) -> bytes:
         return layout.owner_ref(number, self._owners[number].generation)
-
-
-def _cost(second: float, rate: float) -> int:
-    """What one of so many in a second takes; 0 for no limit."""
-    return min(_MAX_COST, max(1, round(second / rate))) if rate else 0
 
 
 def nanoseconds(seconds: float) -> int:

@@ -11,6 +11,7 @@ from bpf import layout, loader, netlink
 from bpf.loader import Attachment, KernelPathUnavailable, WantedMode
 from bpf.pins import KernelMaps, Pins, PinsInUse, PinSizes, ensure_bpffs
 from bpf.syscall import sum_over_cpus
+from relay.core.bucket import Charge, Used
 from relay.core.leases import LeaseSource
 from relay.core.registry import Record
 from relay.core.table import Change
@@ -71,7 +72,7 @@ class KernelPath:
                 f"the relay listens on {len(ports)} ports; the kernel path serves at most "
                 f"{layout.LISTENING_PORTS}"
             )
-        sizes = PinSizes(config.connection_ids, config.owners)
+        sizes = PinSizes(config.connection_ids, config.owners, 2 * config.owners + 1)
         pins = Pins(config.folder)
         try:
             ensure_bpffs(pins.folder)
@@ -139,6 +140,15 @@ class KernelPath:
         except OSError as error:
             logger.warning("the kernel path: %s", error)
         return self._forwarder.seen_sources()
+
+    def take_used(self) -> list[Used]:
+        """What was taken from the senders' buckets since this was asked last."""
+        return [] if self._forwarder is None else self._forwarder.buckets.take_used()
+
+    def set_rates(self, charges: Sequence[Charge]) -> None:
+        """Fill these buckets so from now on."""
+        if self._forwarder is not None:
+            self._forwarder.buckets.set_rates(charges)
 
     def outcomes(self) -> dict[str, int]:
         """What the kernel counted, by its own reasons."""

@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
+from relay.core.bucket import Charge, Used
 from relay.core.leases import LeaseSource
 from relay.core.registry import Record
 from relay.forwarding.joining import Forwarder
@@ -13,6 +14,7 @@ from relay.wire.address import Address
 logger = logging.getLogger(__name__)
 
 _TICK_S = 1.0
+_METER = "kernel"
 
 
 class KernelRequired(Exception):
@@ -54,6 +56,20 @@ class KernelService:
     def records(self) -> list[Record]:
         """What the registry is to begin with."""
         return [] if self._path is None else self._path.records
+
+    @property
+    def meters(self) -> list[Hashable]:
+        """The kernel, if it forwards, fills buckets of its own."""
+        return [] if self._path is None else [_METER]
+
+    def take_used(self) -> list[tuple[Hashable, list[Used]]]:
+        """What was taken from them since this was asked last."""
+        return [] if self._path is None else [(_METER, self._path.take_used())]
+
+    def set_rates(self, meter: Hashable, charges: Sequence[Charge]) -> None:
+        """Fill them so from now on."""
+        if self._path is not None and meter == _METER:
+            self._path.set_rates(charges)
 
     def begin(self, leases: LeaseSource) -> None:
         """Follow changes from now on, those of the restored registrations first."""

@@ -214,6 +214,7 @@ class Parts:
 
     async def _feed_kernel(self, kernel: KernelService) -> None:
         kernel.begin(self.control.leases)
+        self.control.meter(kernel)
         for forwarder in kernel.forwarders:
             await self.control.join(forwarder)
 

@@ -27,8 +27,9 @@ _SAME = {
     KernelOutcome.OVERSIZED: set(Outcome),
     KernelOutcome.OTHER_HOST: set(Outcome),
 }
+_DROPPED = {KernelOutcome.RATE_LIMITED, KernelOutcome.ALLOWANCE_USED}
 _ONLY_THE_KERNEL = {
-    KernelOutcome.RATE_LIMITED,
+    *_DROPPED,
     KernelOutcome.EXPIRED,
     KernelOutcome.FAMILY_MISMATCH,
     KernelOutcome.TOO_BIG,
@@ -46,7 +47,7 @@ def check(
     """Run a frame through both, and demand the same verdict; returns the kernel's."""
     result, outcome = kernel.verdict(frame)
     if outcome is not KernelOutcome.FORWARDED:
-        assert result.action == (XDP_DROP if outcome is KernelOutcome.RATE_LIMITED else XDP_PASS)
+        assert result.action == (XDP_DROP if outcome in _DROPPED else XDP_PASS)
         assert result.frame == frame
     received = receive(frame)
     if received is None or received.destination.port != port:

@@ -30,11 +30,18 @@ def main() -> None:
     if headers := find_headers(default_cache()):
         os.environ["BCC_KERNEL_SOURCE"] = str(headers)
     flags = [f"-I{SOURCE.parent}", f'-DRELAY_PINS="{Path(sys.argv[1])}"']
-    flags += [f"-DRELAY_{name}=64" for name in ("CIDS", "OWNERS", "LINKS", "MISSES")]
+    flags += [f"-DRELAY_{name}=64" for name in ("CIDS", "OWNERS", "BUCKETS", "LINKS", "MISSES")]
     program = bcc.BPF(src_file=str(SOURCE), cflags=flags)
     maps = {
         name: [describe(program[name].Key), describe(program[name].Leaf)]
-        for name in ("owner_by_cid", "owner_by_source", "owners", "relay_config", "links")
+        for name in (
+            "owner_by_cid",
+            "owner_by_source",
+            "owners",
+            "buckets",
+            "relay_config",
+            "links",
+        )
     }
     print(json.dumps(maps))
 

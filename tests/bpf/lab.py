@@ -18,7 +18,7 @@ from bpf.headers import HeadersMissing, default_cache, find_headers
 from bpf.pins import KernelMaps, Pins, PinSizes
 from bpf.syscall import FrameRun, run_on_frame, sum_over_cpus
 
-SIZES = PinSizes(cids=1024, owners=64)
+SIZES = PinSizes(cids=1024, owners=64, buckets=16)
 LOOPBACK = 1
 
 

@@ -115,6 +115,7 @@ def test_generated_and_mutated_frames(kernel: KernelUnderTest) -> None:
     assert outcomes[KernelOutcome.FORWARDED] > FRAMES / 20
     rare = {
         KernelOutcome.RATE_LIMITED,
+        KernelOutcome.ALLOWANCE_USED,
         KernelOutcome.PARTIAL_CHECKSUM,
         KernelOutcome.TOO_BIG,
         KernelOutcome.BUSY,

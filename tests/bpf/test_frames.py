@@ -242,6 +242,7 @@ def test_row(scene: Scene, row: Row, family: int) -> None:
 def test_every_outcome_has_its_row() -> None:
     elsewhere = {
         K.RATE_LIMITED,  # test_rates
+        K.ALLOWANCE_USED,  # test_buckets.py
         K.PARTIAL_CHECKSUM,  # tests/netns: on `lo` it is no reason
         K.ABORTED,  # helpers that cannot fail
     }

@@ -22,6 +22,7 @@ MAPS = {
     "owner_by_cid": (layout.CidKey, layout.CidEntry),
     "owner_by_source": (layout.SourceKey, layout.OwnerRef),
     "owners": (None, layout.Owner),
+    "buckets": (None, layout.Bucket),
     "relay_config": (None, layout.Config),
     "links": (None, layout.Link),
 }
@@ -78,6 +79,13 @@ def test_the_words_that_are_read_at_once() -> None:
     owner.hop.seen_ns = 2
     words = memoryview(bytes(owner)).cast("Q")
     assert [words[layout.OWNER_WORDS[name]] for name in layout.OWNER_WORDS] == [1, 2, 3, 4]
+
+
+def test_the_counters_of_a_bucket() -> None:
+    bucket = layout.Bucket(packets=1, bytes=2, dropped_packets=3, dropped_bytes=4)
+    words = memoryview(bytes(bucket)).cast("Q")
+    assert len(words) == layout.BUCKET_WORDS
+    assert words[layout.BUCKET_COUNTERS :].tolist() == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::1", "::1", "255.255.255.255"])

@@ -19,9 +19,12 @@ from relay.forwarding.channel import (
     Command,
     ConnectionIdsRemoved,
     Counters,
+    Forwarded,
     FrameReader,
     Heard,
     Report,
+    SendersCounted,
+    Sent,
     Sync,
     Synced,
     UpMessage,
@@ -46,12 +49,16 @@ COMMANDS = st.one_of(
     st.builds(ConnectionIdsRemoved, U32, IDS),
     st.builds(OwnerRemoved, U32, IDS),
     st.builds(Sync, U64),
+    st.just(SendersCounted()),
 )
 COUNTERS = st.builds(
     Counters, st.lists(U64, min_size=len(Outcome), max_size=len(Outcome)).map(tuple), U64
 )
 REPORTS = st.one_of(
-    st.builds(Synced, U64), COUNTERS, st.builds(Heard, st.lists(ADDRESSES, max_size=9).map(tuple))
+    st.builds(Synced, U64),
+    COUNTERS,
+    st.builds(Heard, st.lists(ADDRESSES, max_size=9).map(tuple)),
+    st.builds(Forwarded, st.lists(st.builds(Sent, ADDRESSES, U64, U64), max_size=9).map(tuple)),
 )
 
 
@@ -88,7 +95,9 @@ def test_messages_up_survive_the_way(path: Path, ecn: int, datagram: bytes) -> N
 
 
 def told_ids(command: Command) -> tuple[bytes, ...]:
-    return () if isinstance(command, Sync | OwnerMoved) else command.connection_ids
+    if isinstance(command, ConnectionIdsAdded | ConnectionIdsRemoved | OwnerRemoved):
+        return command.connection_ids
+    return ()
 
 
 def test_many_connection_ids_go_in_several_frames() -> None:

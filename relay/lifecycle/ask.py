@@ -59,6 +59,8 @@ class Asking:
         except OSError as error:
             self.socket.close()
             raise NoRelay(f"{path}: {error.strerror or error}") from None
+        self.pid = credentials(self.socket)[0]
+        """The relay's process; None where the system does not tell."""
 
     def __enter__(self) -> Self:
         return self
@@ -70,11 +72,6 @@ class Asking:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-    @property
-    def pid(self) -> int | None:
-        """The relay's process."""
-        return credentials(self.socket)[0]
 
     def send(self, message: Message) -> None:
         """Send a message.

@@ -72,6 +72,13 @@ class OldRelay:
             assert time.monotonic() < deadline, self.log
             time.sleep(0.01)
 
+    def wait_until_free(self) -> None:
+        """Until it has noticed that a successor is gone."""
+        deadline = time.monotonic() + PATIENCE_S
+        while self.hand_over.is_busy:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
     def freeze(self) -> None:
         self.log.append("freeze")
 
@@ -227,6 +234,7 @@ def test_only_one_takes_over_at_a_time(old: OldRelay) -> None:
     with pytest.raises(HandOverFailed, match="another process takes over just now"):
         Predecessor.find(old.path, requests_of(old))
     first.close()
+    old.wait_until_free()
     old.register(1)
     assert take_over(old) == expected(old)  # the first was given up
 
@@ -252,6 +260,7 @@ def receive_final(asking: Asking) -> None:
 def test_a_successor_that_dies_while_it_prepares_changes_nothing(old: OldRelay) -> None:
     old.register(1)
     ask(old).close()
+    old.wait_until_free()
     assert take_over(old) == expected(old)
     old.wait_for("freeze", "leave", "gone")
 
@@ -262,6 +271,7 @@ def test_a_successor_that_dies_before_it_serves_changes_nothing(old: OldRelay) -
     receive_final(asking)
     asking.close()
     old.wait_for("freeze", "thaw")
+    old.wait_until_free()
     old.register(2)
     assert take_over(old) == expected(old)
 
@@ -289,6 +299,7 @@ def test_a_successor_that_says_something_else_changes_nothing(old: OldRelay, wor
     assert not any("final" in each for each in asking.receive_all())
     asking.close()
     assert old.log == []
+    old.wait_until_free()
     take_over(old)
 
 

@@ -147,9 +147,9 @@ class Registry:
         source = self._choose_source(existing, path, len(new))
         registration = existing or self._create(digest, path, source)
         self._hold(registration, holder)
-        self._grant(registration, grant, now)
+        is_other = self._grant(registration, grant, now) and existing is not None
         renamed, named = registration.id is None, self._name(registration)
-        self._move(registration, path, source, tell=renamed)
+        self._move(registration, path, source, tell=renamed or is_other)
         if new:
             self._count(registration, 0, len(new))
             registration.joined_ids += b"".join(new)
@@ -351,22 +351,20 @@ class Registry:
         self._quota.add(registration.source, registrations, connection_ids)
         self._token_quota.add(registration.subject, registrations, connection_ids)
 
-    def _grant(self, registration: Registration, grant: Grant | None, now: float) -> None:
-        """It counts for this token's subject from now on, and ends with the later of its tokens."""
+    def _grant(self, registration: Registration, grant: Grant | None, now: float) -> bool:
+        """Count it for this subject; it ends with its later token. Whether its rates may change."""
         before = registration.grant
         if grant is None:
-            return
+            return False
         if before and registration.goes_on_by(grant) and before.expires > grant.expires:
-            return
+            return False
         if registration.subject != grant.subject:
             self._token_quota.add(registration.subject, -1, -registration.count)
             self._token_quota.add(grant.subject, 1, registration.count)
         registration.grant = grant
         registration.valid_until = now + grant.left_s
         self._deadlines.put(registration)
-        if before is None or (before.token_id, before.limits) != (grant.token_id, grant.limits):
-            # What it may send may be another now: whoever follows the changes looks again.
-            self._changes.append(OwnerMoved(registration.owner, registration.path))
+        return not before or (before.token_id, before.limits) != (grant.token_id, grant.limits)
 
     def _move(
         self, registration: Registration, path: Path, source: str, *, tell: bool = False

@@ -151,7 +151,7 @@ def test_answers_survive_the_way(lease: float, written: str) -> None:
 )
 def test_answers_that_make_no_sense_are_refused(changes: dict[str, Any]) -> None:
     assert RegisterAnswer.decode(json.dumps(ANSWER).encode()).lease == 180.0
-    with pytest.raises(MalformedRequest, match="missing or out of range|no number in JSON"):
+    with pytest.raises(MalformedRequest, match=r"missing or out of range|no number in JSON"):
         RegisterAnswer.decode(json.dumps(ANSWER | changes).encode())
 
 

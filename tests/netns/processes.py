@@ -84,6 +84,11 @@ class RelayProcess:
         self._process.stdout.close()
         self._process = None
 
+    def wait(self) -> int:
+        """Wait until it has ended by itself; returns its exit code."""
+        assert self._process is not None
+        return self._process.wait(PATIENCE_S)
+
     def stop(self) -> None:
         """End it if it runs."""
         if self._process is not None:

@@ -106,6 +106,27 @@ def test_a_restart_loses_nothing(scene: Scene) -> None:
     assert relay.last_counters()["registrations"] == 2
 
 
+def test_a_hand_over_loses_nothing(scene: Scene) -> None:
+    """The kernel forwards meanwhile; then the successor feeds it."""
+    first, second = scene.relay(), scene.relay()
+    first.start()
+    try:
+        scene.learn_hops()
+        before = scene.outcomes()
+        traffic = scene.send(seconds=4.0)
+        time.sleep(0.5)
+        second.start()
+        assert first.wait() == 0
+        result = scene.result(traffic)
+    finally:
+        first.stop()
+        second.stop()
+    assert result["lost_at"] == []
+    assert result["twice"] == 0
+    assert scene.outcomes()["forwarded"] - before["forwarded"] == result["sent"]
+    assert second.last_counters()["registrations"] == 2
+
+
 def test_after_a_crash_it_goes_on_until_the_leases_end(scene: Scene) -> None:
     relay = scene.relay(lease_s=3.0)
     relay.start()

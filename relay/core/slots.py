@@ -13,7 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from relay.wire.slots import MAX_MESSAGES, End, Received
+from relay.wire.slots import MAX_MESSAGES, MAX_NUMBER, End, Received
+
+NUMBERS_PER_GUESS = 20
+"""How many numbers there are at least for each recent guess: who tries one number after another,
+to use up the codes of others, finds few."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +121,9 @@ class Slots:
         self._resting: OrderedDict[int, float] = OrderedDict()  # number to when it is free again
         self._due: list[tuple[float, int]] = []  # a heap; never later than the slot's own time
         self._changed: set[str] = set()
+        # Claims of unknown numbers and with wrong words, in this period and in the one before it.
+        self._guesses = self._former_guesses = 0
+        self._period_ends = 0.0
         self.refused: Counter[Refusal] = Counter()
         """What was refused since the start, by reason."""
         self.ended: Counter[End] = Counter()
@@ -168,6 +175,7 @@ class Slots:
         slot = self._by_number.get(number)
         if slot is None or (slot.end is not None and slot.claimer is None):
             self.refused[Refusal.UNKNOWN_NUMBER] += 1
+            self._guesses += 1
             raise NoSuchSlot(f"there is no code that begins with {number}, or its time is over")
         if token in self._by_token:
             if slot.claimer is not self._by_token[token][1]:
@@ -255,6 +263,10 @@ class Slots:
                 self._forget(slot)
         while self._resting and next(iter(self._resting.values())) <= now:
             self._resting.popitem(last=False)
+        if now >= self._period_ends:
+            is_next = now < self._period_ends + self._limits.lifetime_s
+            self._former_guesses, self._guesses = self._guesses if is_next else 0, 0
+            self._period_ends = now + self._limits.lifetime_s
 
     def _find(self, token: str, now: float) -> tuple[_Slot, _Place]:
         self._expire(now)
@@ -281,8 +293,9 @@ class Slots:
         So nobody can tell which number comes next, and the first guess finds one soon.
         """
         taken = len(self._by_number) + len(self._resting)
+        guesses = self._guesses + self._former_guesses
         count = 9
-        while count < 2 * taken:
+        while count < max(2 * taken, min(NUMBERS_PER_GUESS * guesses, MAX_NUMBER)):
             count = count * 10 + 9
         number = 1 + self._below(count)
         while number in self._by_number or number in self._resting:
@@ -296,6 +309,7 @@ class Slots:
     def _end(self, slot: _Slot, end: End, now: float) -> None:
         slot.end, slot.ended_at = end, now
         self.ended[end] += 1
+        self._guesses += end is End.WRONG_CODE
         self._schedule(slot)
         self._changed.update(each.token for each in _places(slot))
         self._resting[slot.number] = now + self._limits.rest_s

@@ -253,6 +253,27 @@ def test_numbers_are_short_and_not_in_order() -> None:
     assert set(others) == set(range(1, 10)), "any of the shortest may come first"
 
 
+def test_who_tries_numbers_makes_them_longer() -> None:
+    """Thirty claims a minute would else find every code within seconds."""
+    made = slots()
+    for guess in range(50):
+        with pytest.raises(NoSuchSlot):
+            made.claim(900_000, f"{guess:032x}", b"x", "guesser", guess * 2.0)
+    numbers = [made.open(f"{n:032x}", f"source {n}", 100.0) for n in range(4)]
+    assert max(numbers) > 99
+    assert max(numbers) <= 9_999
+    made.open("e" * 32, "source", 2000.0)  # what was before is over now, and rests
+    assert made.open("f" * 32, "source", 4000.0) <= 9
+
+
+def test_no_number_is_too_long_however_many_guesses_there_were() -> None:
+    made = slots()
+    for guess in range(60_000):
+        with pytest.raises(NoSuchSlot):
+            made.claim(900_000, f"{guess:032x}", b"x", "guesser", 0.0)
+    assert 999 < made.open("f" * 32, "source", 1.0) <= MAX_NUMBER
+
+
 def test_how_many_of_one_source() -> None:
     made = slots()
     number = 0

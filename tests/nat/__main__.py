@@ -3,6 +3,7 @@
 import argparse
 import os
 import platform
+import signal
 import sys
 from pathlib import Path
 
@@ -27,6 +28,8 @@ def main() -> int:
     cells = [each for each in CELLS if options.only in str(each)]
     if not cells:
         parser.error(f"no cell's name contains '{options.only}'")
+    # Ended from outside, it removes what it has built, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     results = run_cells(
         cells, options.runs, options.jobs, lambda text: print(text, file=sys.stderr)
     )

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 
+from tests.netns.lab import CommandFailed
+
 from .cells import Cell
 from .scene import Run, Scene
 
@@ -124,6 +126,13 @@ def run_cells(
 
 
 def run_scene(cell: Cell, count: int) -> list[Run]:
-    """So many runs of a cell in one scene."""
-    with Scene(cell) as scene:
-        return [scene.run() for _ in range(count)]
+    """So many runs of a cell in one scene. What breaks the scene itself is told in their errors."""
+    runs: list[Run] = []
+    try:
+        with Scene(cell) as scene:
+            while len(runs) < count:
+                runs.append(scene.run())
+    except (CommandFailed, OSError, RuntimeError) as error:
+        failed = f"the laboratory: {error}"
+        runs += [Run(error=failed) for _ in range(count - len(runs))]
+    return runs

@@ -113,8 +113,9 @@ class Scene:
         self.dialer.ask("send", size=PROOF_BYTES)
         frames = self.world.relay.wire.counts()[0].frames - before
         by_relay = frames > _FRAMES_BESIDE_IT
-        if by_relay is run.direct and self.dialer.ask("report")["direct"] is run.direct:
-            run.error = f"said direct: {run.direct}; {frames} frames went by the relay"
+        report = self.dialer.ask("report")
+        if by_relay is run.direct and report["direct"] is run.direct:
+            run.error = f"direct: {run.direct}, but {frames} frames by the relay: {report}"
 
     def _hosts(self, place: Place) -> list[str]:
         relay = self.world.relay

@@ -9,7 +9,7 @@ from ..pipe import Pipe
 from ..relay_name import RelayName
 from ..rendezvous.spoken import accept_code, dial_code
 from .io import Source, say
-from .keys import load_or_make_identity, load_pins
+from .keys import load_or_make_identity
 from .options import Options
 from .qr import show_qr
 from .session import chosen_fingerprint, chosen_relay, talk
@@ -60,7 +60,8 @@ def _identity(options: Options) -> Identity:
     :raises FileUnusable: the files that `--identity` and `--save` mean cannot be used.
     """
     if options.save is not None:
-        load_pins(options)  # now: what is wrong with them must not use the code up
+        with editing(default_pins_path(options.identity)):
+            pass  # now: what is wrong with them must not use the code up
     try:
         return load_or_make_identity(options)
     except (FileUnusable, UsageError) as error:
@@ -76,6 +77,9 @@ async def _go_on(pipe: Pipe, options: Options, *, is_dialer: bool) -> int:
             _save(pipe.peer.fingerprint or "", options.save, options)
         except UsageError:
             await pipe.close(CloseCode.FAILED, "the other side knows somebody else by that label")
+            raise
+        except FileUnusable:
+            await pipe.close(CloseCode.FAILED, "the other side cannot save whom it talks to")
             raise
     return await talk(pipe, Source(), options, is_dialer=is_dialer)
 

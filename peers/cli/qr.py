@@ -35,7 +35,7 @@ def show_qr(text: str) -> None:
     is_terminal = sys.stderr.isatty()
     if is_terminal:
         room = _terminal_size()
-        if columns > room.columns or lines > room.lines:
+        if room is not None and (columns > room.columns or lines > room.lines):
             say(
                 f"the QR code needs {columns} columns and {lines} lines, this terminal has"
                 f" {room.columns} and {room.lines}: make the letters smaller or the window larger,"
@@ -54,11 +54,13 @@ def show_qr(text: str) -> None:
         sys.stderr.flush()
 
 
-def _terminal_size() -> os.terminal_size:
+def _terminal_size() -> os.terminal_size | None:
+    """None: nobody knows; serial lines and containers often have a terminal of 0 by 0."""
     try:
-        return os.get_terminal_size(sys.stderr.fileno())
+        size = os.get_terminal_size(sys.stderr.fileno())
     except (OSError, ValueError):
-        return os.terminal_size((80, 24))
+        return None
+    return size if size.columns and size.lines else None
 
 
 def _can_show_blocks() -> bool:

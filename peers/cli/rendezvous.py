@@ -6,7 +6,7 @@ from collections.abc import Callable
 from relay.wire.rendezvous import is_fingerprint
 
 from ..auth import AnyPeer, Authentication, PairingKey, Pinned
-from ..errors import PeersError, PeerUnknown, UsageError
+from ..errors import NotListening, PeersError, PeerUnknown, UsageError
 from ..identity import Identity
 from ..relay_name import RelayName
 from ..rendezvous.dialing import dial_to, look_up
@@ -28,7 +28,13 @@ async def dial_peer_command(options: Options) -> int:
     to, auth = await _whom(options.peer or "", options, relay, trust)
     started = time.monotonic()
     dialing = dial_to(str(relay), to, auth=auth, trust=trust, path_policy=options.path_policy)
-    async with await dialing as pipe:
+    try:
+        pipe = await dialing
+    except NotListening as error:
+        raise NotListening(
+            str(error) if to == options.peer else f"{options.peer}: {error}"
+        ) from None
+    async with pipe:
         if options.verbose:
             say(f"{to} answered in {(time.monotonic() - started) * 1000:.0f} ms")
         return await talk(pipe, Source(), options, is_dialer=True)

@@ -204,6 +204,22 @@ def test_an_identity_that_cannot_be_kept_is_said_and_does_not_stop_a_code(
     assert "no code that begins with" not in refused.err, "it did not come so far"
 
 
+def test_pins_that_cannot_be_written_do_not_use_the_code_up(
+    at: list[str], homes: tuple[Path, Path]
+) -> None:
+    here, there = homes
+    folder = here / "config" / "quicpipe"
+    (folder / ".known_peers.lock").mkdir(parents=True)
+    with started("accept", "--code", *at, home=there) as accepter:
+        code = read_code(accepter)
+        refused = run("dial", code, "--save", "bob", *at, home=here)
+        assert refused.code == 1
+        assert "cannot write" in refused.complaint
+        with started("dial", code, *at, home=here) as dialer:
+            _, received = finish_both(dialer, accepter, b"x")
+    assert received.out == b"x"
+
+
 class TestQr:
     """What is drawn, with dark and light modules as characters."""
 
@@ -238,6 +254,9 @@ class TestQr:
         qr.show_qr("x" * 2953)
         with pytest.raises(UsageError, match=r"2954 characters are too many .* at most: leave"):
             qr.show_qr("x" * 2954)
+
+    def test_a_terminal_that_does_not_know_its_size(self) -> None:
+        assert "\x1b[97;40m" in on_terminal(0, 0)
 
     @pytest.mark.parametrize(("columns", "is_shown"), [(29, True), (28, False)])
     def test_a_terminal_needs_room(self, columns: int, is_shown: bool) -> None:

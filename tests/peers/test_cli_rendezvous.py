@@ -101,7 +101,7 @@ def test_a_name_is_dialled_only_when_it_is_pinned(at: list[str], here: Path, the
         assert run("pin", "laptop", NOBODY, home=here).code == 0
         other = run("dial", "laptop", *at, home=here)  # the pin is asked for, not the relay
         assert other.code == 1
-        assert f"nobody listens as {NOBODY}" in other.err
+        assert f"laptop: nobody listens as {NOBODY}" in other.err
 
         again = run("pin", "laptop", you, home=here)
         assert again.code == 2

@@ -2,8 +2,8 @@
 
 This package is the only one in `peers` that touches what aioquic does not offer publicly.
 tests/test_internals.py names every attribute that it relies on. The connection is built in layers:
-flow.py (windows), ids.py (connection IDs), handshake.py (TLS), and here its life: waiting, timers,
-closing. Overridden in all of them:
+flow.py (windows), ids.py (connection IDs), handshake.py (TLS), switching.py (another path), and here
+its life: waiting, timers, closing. Overridden in all of them:
 
 - `_replenish_connection_ids`: connection IDs are derived and registered, not random;
 - `_idle_timeout`: long while a dialer waits, short afterwards;
@@ -20,7 +20,6 @@ closing. Overridden in all of them:
 """
 
 import logging
-from collections.abc import Hashable
 
 from aioquic import tls
 from aioquic._buffer import Buffer
@@ -36,7 +35,7 @@ from aioquic.quic.recovery import QuicPacketSpace
 
 from ..connection_ids import ConnectionIdSource
 from .farewell import Farewell
-from .handshake import SMALLEST_INITIAL, HandshakeConnection
+from .handshake import SMALLEST_INITIAL
 from .parts import (
     CRYPTO_ERROR,
     PIPE_ALPN,
@@ -47,6 +46,7 @@ from .parts import (
     TransportSettings,
 )
 from .recovery import PipeRecovery
+from .switching import SwitchingConnection
 
 PEER = ("peer", 0)
 """The one address that the other end has, to QUIC (docs/protocol.md §6.4)."""
@@ -62,8 +62,6 @@ _FULL_FLIGHT = 3 * SMALLEST_INITIAL
 """Bytes that a server may need for its first flight: two datagrams with a certificate, and room."""
 _SHORTEST_IDLE_S = 3.0
 """The other end may wish for less, but three probe timeouts must fit (RFC 9000 §10.1)."""
-_REORDERING = 4096
-"""Packets. What a slower path still carries after a switch may be so far behind: 5 MB."""
 _MOST_CLOSING_RANGES = 32
 """Of an acknowledgement beside a close: 16 bytes each at most, and both must fit in one packet."""
 
@@ -71,7 +69,7 @@ _logger = logging.getLogger(__name__)
 _logger.addHandler(logging.NullHandler())
 
 
-class PeerConnection(HandshakeConnection):
+class PeerConnection(SwitchingConnection):
     """One QUIC connection to another peer, or to the relay's HTTP/3.
 
     The times that it is given are the event loop's, in seconds.
@@ -80,8 +78,6 @@ class PeerConnection(HandshakeConnection):
     made with the client's first datagram; begin it with `start_server`. After that feed what comes
     (`receive`), look at the events, send what `outgoing` gives, and keep the timer.
     """
-
-    _loss: PipeRecovery
 
     def __init__(
         self,
@@ -225,22 +221,6 @@ class PeerConnection(HandshakeConnection):
         if self._state is QuicConnectionState.CONNECTED and not self._muted:
             self._loss.probe_now(now)
 
-    def switch_path(self, path: Hashable, now: float, round_trip_s: float | None = None) -> None:
-        """What is sent goes another way from now on: begin anew there (RFC 9000 §9.4, §9.5).
-
-        With a fresh connection ID, if the other end has one left, with a congestion window and
-        round-trip times of its own, and with a probe at once.
-
-        :param path: names the way; None is the one that the connection began with.
-        :param round_trip_s: what is known of it from elsewhere.
-        """
-        if self._state is not QuicConnectionState.CONNECTED or not self._handshake_confirmed:
-            return
-        self.take_fresh_connection_id(now)
-        # What comes by the slower of two paths must not be taken for a duplicate.
-        self._spaces[tls.Epoch.ONE_RTT].received_packets._size = _REORDERING
-        self._loss.switch(path, now, round_trip_s)
-
     def finish(self, code: int, reason: str) -> None:
         """Close with an application error code (docs/protocol.md §6.3)."""
         self.close(code, None, _short(reason))
@@ -286,21 +266,6 @@ class PeerConnection(HandshakeConnection):
     def has_unacknowledged(self) -> bool:
         """Whether anything in flight awaits an acknowledgement."""
         return any(space.ack_eliciting_in_flight for space in self._loss.spaces)
-
-    @property
-    def acknowledged_at(self) -> float | None:
-        """When something that the present path has carried was last acknowledged; None: never."""
-        return self._loss.acknowledged_at
-
-    @property
-    def asked_at(self) -> float:
-        """When something was last sent that must be acknowledged; 0.0: never."""
-        return self._loss.asked_at
-
-    @property
-    def smoothed_rtt_s(self) -> float:
-        """Of the present path, in seconds; 0.0: not measured yet."""
-        return self._loss.smoothed_rtt
 
     def statistics(self) -> QuicStatistics:
         """A snapshot."""

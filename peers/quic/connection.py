@@ -2,8 +2,8 @@
 
 This package is the only one in `peers` that touches what aioquic does not offer publicly.
 tests/test_internals.py names every attribute that it relies on. The connection is built in layers:
-flow.py (windows), ids.py (connection IDs), handshake.py (TLS), switching.py (another path), and here
-its life: waiting, timers, closing. Overridden in all of them:
+flow.py (windows), ids.py (connection IDs), handshake.py (TLS), switching.py (another path), and
+here its life: waiting, timers, closing. Overridden in all of them:
 
 - `_replenish_connection_ids`: connection IDs are derived and registered, not random;
 - `_idle_timeout`: long while a dialer waits, short afterwards;

@@ -14,6 +14,7 @@ from relay.core.registry import Registry, RegistryFull, RegistryLimits
 from relay.core.table import ConnectionIdsAdded, ForwardingTable, OwnerMoved, OwnerRemoved
 from relay.forwarding.channel import ConnectionIdsRemoved, FrameReader, Sync
 from relay.forwarding.feed import Feed, encode_changes
+from relay.forwarding.messages import RatesSet, SendersCounted
 from relay.wire.address import Address
 from relay.wire.connection_id import Derivation
 from relay.wire.registration import RegisterRequest
@@ -140,7 +141,7 @@ class RegistryMachine(RuleBasedStateMachine):
         for command in self.reader.commands(data):
             assert not isinstance(command, ConnectionIdsRemoved)  # none is large enough
             match command:
-                case Sync():
+                case Sync() | RatesSet() | SendersCounted():
                     continue
                 case OwnerMoved(owner, _):
                     self.fed_owners.add(owner)

@@ -2,8 +2,7 @@
 
 import asyncio
 import ipaddress
-from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -36,8 +35,8 @@ class Wanted:
     held: bool | None = None
     order: str | None = None
     """By what, most first: see `Traffic.busiest`. None: by number."""
-    after: int = -1
-    """The number after which to go on; only without an order."""
+    start: int = 0
+    """Where to begin: a number, or with an order a place in it."""
     limit: int = DEFAULT_LIMIT
 
 
@@ -47,7 +46,7 @@ class Page:
 
     registrations: list[Json]
     next: int | None
-    """What `Wanted.after` must be for those that follow; None: there are no more."""
+    """What `Wanted.start` must be for those that follow; None: there are no more."""
 
 
 class Listing:
@@ -70,20 +69,17 @@ class Listing:
 
     async def page(self, wanted: Wanted) -> Page:
         """Some registrations; what changes meanwhile may be missed or be there twice."""
-        found: list[int] = []
+        shown: list[Json] = []
         by_owner = self._source.registry.by_owner
-        for looked, owner in enumerate(self._candidates(wanted), 1):
+        for looked, (place, owner) in enumerate(self._candidates(wanted), 1):
             registration = by_owner.get(owner)
             if registration is not None and self._fits(wanted, registration):
-                found.append(owner)
-                if len(found) > wanted.limit:
-                    break
+                if len(shown) == wanted.limit:
+                    return Page(shown, place)
+                shown.append(self.describe(registration))
             if looked % _PER_TURN == 0:
                 await asyncio.sleep(0)
-        more = found[wanted.limit :]
-        shown = [self.describe(one) for one in map(by_owner.get, found[: wanted.limit]) if one]
-        is_over = wanted.order is not None or not more
-        return Page(shown, None if is_over else found[wanted.limit - 1])
+        return Page(shown, None)
 
     def one(self, name: str) -> Json | None:
         """Everything about one registration; None: there is none."""
@@ -129,12 +125,13 @@ class Listing:
         heard = registration.lease_end - self._source.lease_s
         return min(self._clock(), max(use.began, heard, use.forwarded_at or use.began))
 
-    def _candidates(self, wanted: Wanted) -> Iterator[int]:
-        if wanted.order is not None:
-            everything = len(self._source.registry.by_owner)
-            return iter(self._traffic.busiest(everything, by=wanted.order))
-        owners: Sequence[int] = sorted(self._source.registry.by_owner)
-        return islice(owners, bisect_right(owners, wanted.after), None)
+    def _candidates(self, wanted: Wanted) -> Iterator[tuple[int, int]]:
+        """Places from `start` on, and the owners there."""
+        by_owner = self._source.registry.by_owner
+        if wanted.order is None:
+            return ((owner, owner) for owner in sorted(by_owner) if owner >= wanted.start)
+        ordered = self._traffic.busiest(len(by_owner), by=wanted.order)
+        return islice(enumerate(ordered), wanted.start, None)
 
     def _fits(self, wanted: Wanted, one: Registration) -> bool:
         remote = one.path.remote

@@ -4,7 +4,14 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from relay.admin.listing import DEFAULT_LIMIT, MAX_LIMIT
-from relay.admin.questions import FORWARDERS, MAX_DURATION_S, MAX_NUMBER, MAX_TEXT, ORDERS
+from relay.admin.questions import (
+    FORWARDERS,
+    MAX_DURATION_S,
+    MAX_NUMBER,
+    MAX_START,
+    MAX_TEXT,
+    ORDERS,
+)
 from relay.admin.stream import KINDS
 from relay.core.events import BACKLOG
 from relay.problem import PROBLEM_TYPE
@@ -21,6 +28,16 @@ _MOMENT: Json = {"type": "number", "description": "Seconds since 1970."}
 _MAYBE_MOMENT: Json = {"type": ["number", "null"], "description": "Seconds since 1970."}
 _COUNTS: Json = {"type": "object", "additionalProperties": _COUNT}
 _RATES: Json = {"type": "object", "additionalProperties": _NUMBER}
+_OCTET = "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_PORT = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+_IPV4 = rf"{_OCTET}(\.{_OCTET}){{3}}"
+_ADDRESS: Json = {
+    "anyOf": [
+        {"type": "string", "pattern": rf"^{_IPV4}(/([12]?[0-9]|3[0-2])|:{_PORT})?$"},
+        {"type": "string", "format": "ipv6"},
+    ],
+    "examples": ["192.0.2.7", "192.0.2.0/24", "192.0.2.7:4433", "[2001:db8::7]:4433"],
+}
 _ID: Json = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
 
 
@@ -97,7 +114,11 @@ def _health() -> Json:
 
 def _list() -> Json:
     parameters = [
-        _parameter("address", _TEXT, "An IP address, a network, or an address with its port."),
+        _parameter(
+            "address",
+            _ADDRESS,
+            "An IP address, a network, or an address with its port; IPv6 likewise.",
+        ),
         _parameter("subject", {"type": "string", "minLength": 1, "maxLength": MAX_TEXT}),
         _parameter("token_id", {"type": "string", "minLength": 1, "maxLength": MAX_TEXT}),
         _parameter("forwarded_by", {"type": "string", "enum": list(FORWARDERS)}),
@@ -106,9 +127,9 @@ def _list() -> Json:
         ),
         _parameter("order", {"type": "string", "enum": list(ORDERS)}, "Most, or latest, first."),
         _parameter(
-            "after",
-            {"type": "integer", "minimum": 0, "maximum": MAX_NUMBER},
-            "`next` of the answer before; not with `order`.",
+            "start",
+            {"type": "integer", "minimum": 0, "maximum": MAX_START},
+            "`next` of the answer before; what changes meanwhile may be missing, or come twice.",
         ),
         _parameter(
             "limit",
@@ -186,10 +207,30 @@ def _events() -> Json:
             "description": "Server-sent events: `created`, `renewed`, `moved`, `idle`, `refused`, "
             "`closed`, `sample`; `lost` with the number of those that are missing there, if the "
             "client is too slow; `end` when the relay stops.",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": {"text/event-stream": {"schema": _event_schema()}},
         }
     }
     return _read("events", "What happens, as it happens.", stream, parameters)
+
+
+def _event_schema() -> Json:
+    """Of each event in the stream."""
+    return {
+        "type": "object",
+        "properties": {
+            "event": {"type": "string", "enum": [*KINDS, "lost", "end"]},
+            "id": {"type": "string", "pattern": "^[0-9]+$"},
+            "data": {
+                "type": "string",
+                "contentMediaType": "application/json",
+                "description": "An object: `kind`, `at` (seconds since 1970), and what applies of "
+                "`registration`, `address`, `before`, `subject`, `reason`, `more`; of `lost`, the "
+                "`count`; of `sample`, the last second.",
+            },
+            "retry": {"type": "integer"},
+        },
+        "additionalProperties": False,
+    }
 
 
 def _registration() -> dict[str, Json]:

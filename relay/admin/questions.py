@@ -13,6 +13,7 @@ FORWARDERS = ("kernel", "userspace")
 MAX_TEXT = 128
 """Characters of a subject or an id: no more are let in by tokens."""
 MAX_NUMBER = 2**53
+MAX_START = 10**9
 MAX_DURATION_S = 86_400
 
 _T = TypeVar("_T")
@@ -34,7 +35,7 @@ def wanted_registrations(parameters: Parameters) -> Wanted:
     port: int | None = None
     if "address" in given:
         network, port = _read("address", _address, given["address"])
-    wanted = Wanted(
+    return Wanted(
         network=network,
         port=port,
         subject=_take(given, "subject", _text, None),
@@ -44,12 +45,9 @@ def wanted_registrations(parameters: Parameters) -> Wanted:
         else None,
         held=_take(given, "held", _boolean, None),
         order=_take(given, "order", _one_of(ORDERS), None),
-        after=_take(given, "after", _integer(0, MAX_NUMBER), -1),
+        start=_take(given, "start", _integer(0, MAX_START), 0),
         limit=_take(given, "limit", _integer(1, MAX_LIMIT), DEFAULT_LIMIT),
     )
-    if wanted.order is not None and "after" in given:
-        raise BadQuestion("'after' and 'order' cannot go together: what is most, changes")
-    return wanted
 
 
 def wanted_events(parameters: Parameters, last_event_id: str | None) -> Ask:
@@ -87,7 +85,7 @@ _LIST = (
     "forwarded_by",
     "held",
     "order",
-    "after",
+    "start",
     "limit",
 )
 _EVENTS = ("after", "backlog", "duration")
@@ -151,7 +149,7 @@ def _integer(low: int, high: int) -> Callable[[str], int]:
 def _address(text: str) -> tuple[Network | None, int | None]:
     """An IP address, a network, or an address with a port."""
     try:
-        return ipaddress.ip_network(text), None
+        return ipaddress.ip_network(text, strict=False), None
     except ValueError:
         pass
     host, _, port = text.rpartition(":")
@@ -159,7 +157,8 @@ def _address(text: str) -> tuple[Network | None, int | None]:
     try:
         if (":" in host) != is_bracketed:
             raise ValueError
-        return ipaddress.ip_network(host.strip("[]")), _integer(1, 65_535)(port)
+        ip = ipaddress.ip_address(host.strip("[]"))
+        return ipaddress.ip_network(ip), _integer(1, 65_535)(port)
     except ValueError:
         raise ValueError(
             "an IP address, a network such as 192.0.2.0/24, or an address with its port"

@@ -12,7 +12,7 @@ from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
-from hypercorn.events import Event
+from hypercorn.events import Event, Updated
 from hypercorn.typing import ASGIFramework, LifespanState
 from starlette.types import ASGIApp
 
@@ -114,14 +114,24 @@ class AdminServer:
 
 
 class _Connection(TCPServer):
-    """Hypercorn's, but one that takes nothing is cut."""
+    """Hypercorn's, but one that takes nothing is cut, and one that has ended is gone at once."""
+
+    _has_ended = False
 
     async def protocol_send(self, event: Event) -> None:
+        """See `TCPServer`."""
+        if self._has_ended and isinstance(event, Updated):
+            return  # it would be kept for `IDLE_S` after its end
         try:
             async with asyncio.timeout(SEND_PATIENCE_S):
                 await super().protocol_send(event)
         except TimeoutError:
             self.writer.transport.abort()
+
+    async def _read_data(self) -> None:
+        await super()._read_data()
+        self._has_ended = True
+        await self.idle_task.stop()
 
 
 async def _bind(address: Address, deadline: float) -> socket.socket:

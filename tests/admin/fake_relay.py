@@ -1,7 +1,7 @@
 """A relay as the admin listener sees it, with a real registry and nothing that forwards."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -203,6 +203,13 @@ async def running(
     finally:
         made.streams.close()
         await server.stop()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for it, not for ever."""
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110  (nobody would set an event)
+            await asyncio.sleep(0.01)
 
 
 def _unchunked(body: bytes) -> bytes:

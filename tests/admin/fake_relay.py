@@ -191,13 +191,14 @@ async def running(
     rules: Rules | None = None,
     offer: Offer | None = None,
     max_requests: int = MAX_REQUESTS,
+    listen: Sequence[Address] = (Address("127.0.0.1", 0),),
 ) -> AsyncIterator[Running]:
     """Serve on a free port of loopback."""
     relay = relay or FakeRelay()
     sight = relay.make_sight()
     made = create_admin_app(sight, rules or Rules(token=TOKEN), offer, max_requests)
     server = AdminServer(made.app)
-    await server.start([Address("127.0.0.1", 0)])
+    await server.start(listen)
     try:
         yield Running(relay, sight, made, server)
     finally:

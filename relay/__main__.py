@@ -19,6 +19,7 @@ _COMMANDS = {
     "reload": ("relay.lifecycle.commands", "run_reload"),
     "status": ("relay.lifecycle.commands", "run_status"),
     "token": ("relay.token_command", "run_token"),
+    "top": ("relay.admin.top", "run_top"),
     "upgrade": ("relay.lifecycle.commands", "run_upgrade"),
     "xdp": ("relay.kernel.command", "run_xdp"),
 }

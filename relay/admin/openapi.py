@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from relay.admin.listing import DEFAULT_LIMIT, MAX_LIMIT
+from relay.admin.orders import ORDERS
 from relay.admin.questions import (
     FORWARDERS,
     MAX_DURATION_S,
     MAX_NUMBER,
     MAX_START,
     MAX_TEXT,
-    ORDERS,
 )
 from relay.admin.stream import KINDS
 from relay.core.events import BACKLOG

@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from relay.admin.listing import DEFAULT_LIMIT, MAX_LIMIT, Network, Wanted
+from relay.admin.orders import ORDERS
 from relay.admin.stream import KINDS, SAMPLE, Ask
 from relay.core.events import BACKLOG, EventKind
 
-ORDERS = ("bytes_per_s", "packets_per_s", "bytes", "packets", "began")
 FORWARDERS = ("kernel", "userspace")
 MAX_TEXT = 128
 """Characters of a subject or an id: no more are let in by tokens."""

@@ -18,6 +18,8 @@ examples:
       two addresses, with a certificate that peers can verify by name; for everybody
   quicpipe-relay --listen 127.0.0.1:0
       on loopback, on a port that is free: the line on stdout says which
+  quicpipe-relay --admin-listen 127.0.0.1:9443 ...
+      with metrics, an API and a web page for the operator: http://127.0.0.1:9443/
   QUICPIPE_XDP_IFACE=eth0,eth1 quicpipe-relay
       forward in the kernel (Linux, as root; docs/kernel-path.md)
 
@@ -28,6 +30,7 @@ commands, each with a --help of its own:
   quicpipe-relay reload         let it read its settings, certificate and revoked tokens anew
   quicpipe-relay drain          let it take nothing new, and end when nothing is left
   quicpipe-relay upgrade        let a new process, of the version that is installed now, go on
+  quicpipe-relay top            what a relay does, live, in a terminal (needs admin-listen)
   quicpipe-relay xdp status     what the kernel does
   quicpipe-relay xdp detach     remove what forwards in the kernel
 

@@ -256,6 +256,6 @@ def _resolved(value: object, file: Path) -> object:
     """A relative path in a file is relative to the file's folder."""
     if isinstance(value, Path):
         return file.parent / value
-    if isinstance(value, tuple):
+    if type(value) is tuple:  # a list; what has fields of its own (NamedTuple) has no paths
         return tuple(_resolved(each, file) for each in value)
     return value

@@ -90,6 +90,15 @@ class Source:
         self._ended = False
         threading.Thread(target=self._run, name="standard input", daemon=True).start()
 
+    @property
+    def is_terminal(self) -> bool:
+        """Whether somebody types it."""
+        return _is_terminal(self._descriptor)
+
+    def end(self) -> None:
+        """Take no more of it: after what has been read by now comes the end."""
+        self._chunks.put_nowait(b"")
+
     async def read(self) -> bytes:
         """The next bytes, at most `CHUNK`; b"" at the end, then and for ever.
 
@@ -132,6 +141,11 @@ class Sink:
     def is_broken(self) -> bool:
         """Whether nothing can be written any more."""
         return self._failure is not None
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether somebody sees it."""
+        return _is_terminal(self._descriptor)
 
     async def write(self, data: bytes) -> None:
         """Have it written; waits while much is unwritten.
@@ -209,6 +223,12 @@ async def in_daemon_thread(call: Callable[[], object]) -> None:
 
     threading.Thread(target=run, name="in_daemon_thread", daemon=True).start()
     await done
+
+
+def _is_terminal(descriptor: int) -> bool:
+    with contextlib.suppress(OSError):
+        return os.isatty(descriptor)
+    return False
 
 
 def _settle(done: asyncio.Future[None], error: Exception | None) -> None:

@@ -3,10 +3,10 @@
 import asyncio
 from dataclasses import dataclass
 
-from ..errors import CloseCode, PeersError, PipeClosed, StreamReset
+from ..errors import CloseCode, PeersError, PipeClosed, PipeLost, StreamReset
 from ..pipe import Pipe
 from ..stream import Stream
-from .io import Sink, Source, say
+from .io import Sink, Source, say, say_on_terminal
 
 
 async def converse(
@@ -84,11 +84,25 @@ class _Conversation:
                 await self.sink.write(data)
             self.end_received = True
             await self.sink.flush()
+            self.end_what_nobody_types()
         except StreamReset as reset:
             self.problem = StreamReset("the other side could not send everything", reset.code)
         except BrokenPipeError:
             self.problem = StreamReset("standard output was closed before everything was written")
             stream.stop(CloseCode.FAILED)
+
+    def end_what_nobody_types(self) -> None:
+        """End our side after theirs, if it is a terminal and what came went into a file.
+
+        Who runs `accept > photo.jpg` has nothing to type, and does not know that we wait for it.
+        """
+        if self.source is None or self.end_sent or not self.source.is_terminal:
+            return
+        if self.sink.is_terminal:
+            say_on_terminal("the other side has ended; Ctrl-D on a line of its own ends this side")
+        else:
+            say_on_terminal("received everything")
+            self.source.end()
 
     async def watch(self, sending: asyncio.Task[None]) -> None:
         """See the pipe end while the source is silent: a terminal may be so for hours.
@@ -126,4 +140,6 @@ _UNENDED = "before it ended its stream; what came may be incomplete"
 
 
 def _is_goodbye(error: Exception) -> bool:
-    return isinstance(error, PipeClosed) and error.code == CloseCode.DONE
+    # A lost pipe has no code of the other peer's: 0 there is not its word that all is well.
+    is_lost = isinstance(error, PipeLost)
+    return isinstance(error, PipeClosed) and not is_lost and error.code == CloseCode.DONE

@@ -181,6 +181,24 @@ def test_on_a_terminal_lines_go_out_as_they_are_typed(at: list[str], tmp_path: P
     assert sent.out == b"answer"
 
 
+def test_who_receives_a_file_at_a_terminal_need_not_type_the_end(
+    at: list[str], tmp_path: Path
+) -> None:
+    option = ["--invite", str(tmp_path / "invite.json")]
+    terminal, end = os.openpty()
+    try:
+        with (
+            os.fdopen(end, "rb", closefd=True) as keyboard,
+            started("dial", *at, *option, home=tmp_path) as dialer,
+            started("accept", *option, home=tmp_path, stdin=keyboard) as accepter,
+        ):
+            sent, received = finish_both(dialer, accepter, CONTENT)
+    finally:
+        os.close(terminal)
+    assert (sent.code, received.code) == (0, 0), sent.err + received.err
+    assert received.out == CONTENT
+
+
 def test_a_peer_that_is_a_program_of_its_own_is_understood(at: list[str], tmp_path: Path) -> None:
     # The example opens one bidirectional stream.
     variables = {"QHOST": at[1]}

@@ -6,11 +6,12 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from peers.cli import streams as cli_streams
+from peers.cli.io import Source
 from peers.cli.streams import converse
-from peers.errors import CloseCode, PipeClosed
+from peers.errors import CloseCode, PipeClosed, PipeLost
 from peers.pipe import Pipe
 from tests.lab.virtual_loop import run_virtual
-from tests.peers.pipe_pair import joined
+from tests.peers.pipe_pair import Link, joined
 
 Peer = Callable[[Pipe], Awaitable[None]]
 
@@ -28,6 +29,24 @@ class ListSink:
 
     async def flush(self) -> None:
         """Everything is written already."""
+
+
+class LateSource(Source):
+    """Standard input that ends when it is told to."""
+
+    def __init__(self) -> None:
+        self._end = asyncio.Event()
+
+    @property
+    def is_terminal(self) -> bool:
+        return False
+
+    def end(self) -> None:
+        self._end.set()
+
+    async def read(self) -> bytes:
+        await self._end.wait()
+        return b""
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +105,28 @@ def test_a_peer_that_ends_its_stream_has_sent_everything() -> None:
 def test_a_peer_that_closes_without_an_end_has_not(peer: Peer) -> None:
     with pytest.raises(PipeClosed, match="before it ended its stream; what came may be incomplete"):
         conversation_with(peer)
+
+
+@pytest.mark.parametrize("has_ended", [False, True])
+def test_a_peer_that_falls_silent_is_not_taken_for_one_that_said_goodbye(has_ended: bool) -> None:
+    # Even if it has sent everything: of ours it may have received nothing.
+    async def run() -> None:
+        link = Link()
+        source = LateSource()
+        async with joined(link) as (dialer, accepter):
+            if has_ended:
+                dialer.open_stream(unidirectional=True).write_eof()
+            talking = asyncio.create_task(
+                converse(accepter, source, original=False, is_dialer=False)
+            )
+            await asyncio.sleep(1.0)
+            link.loss = lambda to_server, datagram: True
+            source.end()
+            with pytest.raises(PipeLost, match=r"the other peer was not heard for [34]\d s"):
+                await talking
+            await dialer.close()
+
+    run_virtual(run())
 
 
 def test_what_came_before_is_written() -> None:

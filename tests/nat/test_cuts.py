@@ -65,9 +65,11 @@ def test_a_transfer_survives_every_change_of_path(scene: Scene) -> None:
 
     sent = scene.dialer.answer(sending, 2 * PATIENCE_S)
     received = scene.accepter.ask("received")
+    moved = both_until(scene, direct=True)  # from the new network, too
     print(
         f"{SIZE / 1e6:.0f} MB: on the relay {cut:.2f} and {cut_again:.2f} s after a cut, direct"
-        f" {restored:.2f} s after its end; longest pause {received['longest_pause_s']:.2f} s"
+        f" {restored:.2f} s after its end, and {moved:.2f} s after all had arrived elsewhere;"
+        f" longest pause {received['longest_pause_s']:.2f} s"
     )
     assert received["size"] == SIZE
     assert received["digests"] == [sent["digest"]]

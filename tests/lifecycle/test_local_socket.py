@@ -45,13 +45,13 @@ def ask(path: Path, request: bytes) -> bytes:
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(PATIENCE_S)
         client.connect(os.fspath(path))
-        client.sendall(request)
-        client.shutdown(socket.SHUT_WR)
         answer = b""
         try:
+            client.sendall(request)
+            client.shutdown(socket.SHUT_WR)
             while data := client.recv(65536):
                 answer += data
-        except ConnectionResetError:  # it was closed with something unread
+        except (ConnectionResetError, BrokenPipeError):  # closed already, or with something unread
             pass
         return answer
 

@@ -30,9 +30,10 @@ def transfer(
     invite, copy = folder / "invite", folder / "copy"
     source = folder / "source"
     source.write_bytes(content)
-    options = ["--relay", str(where), "--relay-fingerprint", relay.fingerprint()]
+    # Without it they would find their direct path over the switch, and leave the relay.
+    options = ["--relay", str(where), "--relay-fingerprint", relay.fingerprint(), "--relay-only"]
     dial = ["-m", "peers", "dial", "--invite", str(invite), *options]
-    accept = ["-m", "peers", "accept", "--invite", str(invite)]
+    accept = ["-m", "peers", "accept", "--invite", str(invite), "--relay-only"]
     with source.open("rb") as into, copy.open("wb") as out, open(os.devnull, "rb") as nothing:
         dialer = subprocess.Popen(
             command(hosts[0], *dial), env=environment(folder), stdin=into, stdout=subprocess.PIPE

@@ -9,13 +9,15 @@ from relay.kernel.config import KernelConfig
 
 
 def test_nothing_set_is_nothing_wanted() -> None:
-    assert parse_config([], {"HOME": "/root"}).kernel is None
-    assert parse_config([], {"QUICPIPE_XDP_IFACE": " , "}).kernel is None
+    assert parse_config(["--open"], {"HOME": "/root"}).kernel is None
+    assert parse_config(["--open"], {"QUICPIPE_XDP_IFACE": " , "}).kernel is None
 
 
 def test_an_interface_is_enough() -> None:
-    assert parse_config([], {"QUICPIPE_XDP_IFACE": "eth0"}).kernel == KernelConfig(("eth0",))
-    assert parse_config(["--xdp-iface", "eth0"], {}).kernel == KernelConfig(("eth0",))
+    assert parse_config(["--open"], {"QUICPIPE_XDP_IFACE": "eth0"}).kernel == KernelConfig(
+        ("eth0",)
+    )
+    assert parse_config(["--open", "--xdp-iface", "eth0"], {}).kernel == KernelConfig(("eth0",))
 
 
 def test_everything() -> None:
@@ -28,7 +30,7 @@ def test_everything() -> None:
         "QUICPIPE_XDP_PACKETS_PER_S": "1000",
         "QUICPIPE_XDP_BYTES_PER_S": "1000000",
     }
-    config = parse_config([], environment).kernel
+    config = parse_config(["--open"], environment).kernel
     assert config == KernelConfig(("eth0", "eth1.5"), "generic", True, 1024, 9000, 1000, 1_000_000)
     assert config.folder == Path("/sys/fs/bpf/quicpipe/eth0+eth1_5")
     assert config.owners == 256
@@ -36,7 +38,7 @@ def test_everything() -> None:
 
 def test_a_folder_of_ones_own() -> None:
     environment = {"QUICPIPE_XDP_IFACE": "lo", "QUICPIPE_XDP_PINS": "/sys/fs/bpf/x"}
-    config = parse_config([], environment).kernel
+    config = parse_config(["--open"], environment).kernel
     assert config is not None
     assert config.folder == Path("/sys/fs/bpf/x")
 
@@ -62,7 +64,7 @@ def test_mistakes_are_one_line(
 ) -> None:
     environment = {"QUICPIPE_XDP_IFACE": "lo", f"QUICPIPE_XDP_{name}": value}
     with pytest.raises(SystemExit) as end:
-        parse_config([], environment)
+        parse_config(["--open"], environment)
     assert end.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert f"QUICPIPE_XDP_{name}" in line
@@ -71,5 +73,5 @@ def test_mistakes_are_one_line(
 
 def test_required_but_nowhere(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        parse_config([], {"QUICPIPE_XDP_REQUIRE": "1"})
+        parse_config(["--open"], {"QUICPIPE_XDP_REQUIRE": "1"})
     assert "names no interface" in capsys.readouterr().err

@@ -311,7 +311,8 @@ def test_closed_standard_streams_are_no_error(tmp_path: Path) -> None:
 
 
 def _worker_children(pid: int) -> list[int]:
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")  # any thread may have started it
+    children = " ".join(each.read_text() for each in tasks).split()
     return [int(child) for child in children]
 
 

@@ -202,6 +202,11 @@ class Traffic:
         """How many have arrived by now."""
         return len(self._seen)
 
+    @property
+    def sent(self) -> int:
+        """How many have been sent by now."""
+        return self._sent
+
     def lost(self) -> list[int]:
         """The numbers of those that have not arrived, once it has ended."""
         return [number for number in range(self._sent) if number not in self._seen]

@@ -243,7 +243,9 @@ class _Answer:
                 place.on_heard = heard
                 await pipe.wait_open()
         except TimeoutError:
-            raise NoAnswer("no answer from the dialer; invite used or expired?") from None
+            raise NoAnswer(
+                "no answer from the dialer; invite used or expired? Ask for a new one"
+            ) from None
         finally:
             place.on_heard = None
 

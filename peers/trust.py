@@ -64,7 +64,8 @@ class RelayTrust:
             if shown != self.fingerprint:
                 raise RelayUntrusted(
                     f"{where} is not the one expected: its certificate is {shown}, expected"
-                    f" {self.fingerprint}",
+                    f" {self.fingerprint}; compare with what the relay prints at its start: unless"
+                    " it has a new one, somebody else answers in its place",
                     shown,
                 )
             return

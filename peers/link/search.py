@@ -83,7 +83,8 @@ class RelaySearch:
             race.stop()
         raise RelayUnreachable(
             f"the relay {self._name} does not answer"
-            f" ({race.failure or f'nothing came back within {CONNECT_TIMEOUT_S:.0f} s'})"
+            f" ({race.failure or f'nothing came back within {CONNECT_TIMEOUT_S:.0f} s'}):"
+            " is that its name and port, does it run, and does UDP reach it?"
         )
 
     async def again(

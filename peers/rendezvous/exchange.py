@@ -123,7 +123,9 @@ class _End:
         signature = _bytes(fields, "signature")
         proof = _bytes(fields, "proof")
         if not hmac.compare_digest(proof, self._proof(role, certificate, signature)):
-            raise CodeWrong("wrong code: the words at the two ends differ")
+            raise CodeWrong(
+                "wrong code: the words at the two ends differ. It is used up: make a new one"
+            )
         if fingerprint_of(certificate) != self._peer_fingerprint:
             raise AuthenticationFailed("the other end shows a certificate that is not its own")
         if not _is_signed(certificate, signature, self._signed(role)):

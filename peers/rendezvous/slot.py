@@ -159,7 +159,10 @@ def _require(response: Response, status: int) -> None:
 def _ended(end: End) -> CodeRefused | CodeWrong:
     match end:
         case End.WRONG_CODE:
-            return CodeWrong("wrong code: the other end found that the words differ")
+            return CodeWrong(
+                "wrong code: the other end found that the words differ. It is used up: ask for a"
+                " new one"
+            )
         case End.EXPIRED:
             return CodeRefused("the code's time is over: make a new one")
         case End.LEFT:

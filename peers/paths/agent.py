@@ -113,8 +113,8 @@ class PathAgent:
         if pair is not None:
             engine.authentic.add((socket, source), now)
             pair.request_came(now)
-            if probe.use and not engine.is_dialer:
-                engine.target = (socket, source)
+            if probe.use:
+                engine.follow((socket, source), probe.number)
         return True
 
     def accepts(self, socket: SocketId, source: Address) -> bool:

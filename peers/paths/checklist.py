@@ -11,7 +11,6 @@ from .authentic import Key
 from .candidate import Kind, LocalView, RemoteCandidate, SocketId
 from .pair import Pair
 from .prober import Prober
-from .report import PairState
 
 FIRST_ROUND = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 """Seconds from its start at which a round probes each pair, while much may have changed."""
@@ -109,7 +108,7 @@ class Checklist:
 
     def answered(self) -> list[Pair]:
         """Those that can perhaps be used soon."""
-        return [each for each in self.pairs.values() if each.state is PairState.ANSWERED]
+        return [each for each in self.pairs.values() if each.is_answered]
 
     def valid(self) -> list[Pair]:
         """Those that can be used."""

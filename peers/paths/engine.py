@@ -18,7 +18,7 @@ from .probe import LARGE, SMALL
 from .prober import Prober
 from .report import PairState
 from .search import Search
-from .selection import Selection, cost_s, keep_up, relay_cost_s, standby_due
+from .selection import Selection, keep_up, standby_due
 from .usage import Usage
 
 LONGEST_LEAD_S = 0.5
@@ -55,6 +55,7 @@ class Engine:
         self.authentic = AuthenticSources()
         self.target: Key | None = None
         """What the dialer uses: the accepter follows. None: not known, or given up."""
+        self._target_number = 0  # of the probe that named it
         self._selection = Selection()
         self._told_at = now  # when the other end was told our addresses
         self._birthday_tried_at: float | None = None  # `Search.changed_at` of then
@@ -83,10 +84,12 @@ class Engine:
         self._run_birthday(now)
         if self.knowledge.can_search:
             self._run_rounds(now)
-        self.checklist.run(self.prober, self._favourite(), now)
+        self.checklist.run(self.prober, self._name_favourite(now), now)
         self._run_watch(now)
         self._select(now)
         for pair in keep_up(self.checklist.valid(), self.usage.pair, now):
+            self.prober.request(pair, SMALL, now)
+        for pair in self._selection.to_compare(self.usage.pair, now):
             self.prober.request(pair, SMALL, now)
         self._plan_rounds(now)
         self.authentic.expire(now, self._is_alive)
@@ -133,6 +136,14 @@ class Engine:
         self.search.lost(now - usage.since, now)
         self._birthday_tried_at = None
         self._take(None, why, now)
+
+    def follow(self, key: Key, number: int) -> None:
+        """The dialer says in the probe of this number that it uses this path.
+
+        An earlier probe that comes later, by a longer path, says nothing any more.
+        """
+        if not self.is_dialer and number > self._target_number:
+            self.target, self._target_number = key, number
 
     def pair_of(self, socket: SocketId, source: Address) -> Pair | None:
         """The pair of an address from which something authentic came; None: it is refused."""
@@ -253,14 +264,13 @@ class Engine:
                 self.tell(Relayed(self.search.number))
             self._take(pair, reason, now)
 
-    def _favourite(self) -> Pair | None:
+    def _name_favourite(self, now: float) -> Pair | None:
         """The pair that the dialer will take if it proves valid: the accepter may know already."""
         if not self.is_dialer or self.usage.is_direct:
             return None
-        best = min(self.checklist.answered(), key=cost_s, default=None)
-        if best is None or cost_s(best) > relay_cost_s(self.usage.relay_round_trip_s):
-            return None
-        return best
+        return self._selection.name_favourite(
+            self.checklist.answered(), self.usage.relay_round_trip_s, now
+        )
 
     def _take(self, pair: Pair | None, reason: str, now: float) -> None:
         self._selection.forget()

@@ -44,6 +44,8 @@ class Pair:
         """How it failed last."""
         self.sent = 0
         self.received = 0
+        self.answers = 0
+        """Requests of ours that were answered, ever."""
         self.loss = 0.0
         self.round_trip_s: float | None = None
         self.answered_at: float | None = None
@@ -67,6 +69,11 @@ class Pair:
     def is_valid(self) -> bool:
         """Whether it may be used."""
         return self.state is PairState.VALID
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether it can perhaps be used soon: the proof of it is under way."""
+        return self.state is PairState.ANSWERED
 
     @property
     def best_round_trip_s(self) -> float | None:
@@ -101,6 +108,7 @@ class Pair:
             return  # it says nothing of what came after
         round_trip_s = max(0.0, now - sent_at)
         self.misses = 0
+        self.answers += 1
         self.loss -= self.loss * _GAIN
         self.answered_at = now
         self.check_at = now + CHECK_S

@@ -6,7 +6,7 @@ it; the other end numbers its probes from 1. From key and number come the 12-byt
 receiver knows the number, and the nonce. A number is used once: nothing can be replayed or linked.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
 
 from blake3 import blake3
@@ -67,6 +67,8 @@ class Probe:
     """In a response: the transaction of a request that it is, too; empty: it is none."""
     size: int = SMALL
     """Bytes of the datagram. A response is as long as its request."""
+    number: int = field(default=0, compare=False)
+    """Of one that has arrived: which one the other end sent later, if two paths changed places."""
 
 
 class ProbeDrop(StrEnum):
@@ -183,7 +185,7 @@ class ProbeReceiver:
         if probe is not ProbeDrop.FORGED:
             self._forget(number)
             self.expect(number)
-        return probe
+        return probe if isinstance(probe, ProbeDrop) else replace(probe, number=number)
 
     def expect(self, number: int) -> None:
         """The other end is, or will be, at this number."""

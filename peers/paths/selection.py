@@ -8,6 +8,14 @@ BETTER_SHARE, BETTER_S = 0.2, 0.005
 """A path must cost less by this share and by these seconds to take another's place."""
 BETTER_FOR_S = 3.0
 """Seconds for which it must do so."""
+COMPARE_S = 0.3
+"""Seconds between two probes of both meanwhile."""
+BETTER_SAMPLES = 8
+"""Answers that each of the two must have given meanwhile: one sample may be anything."""
+
+FAVOURITE_S, FAVOURITE_ROUND_TRIPS = 0.1, 1.5
+"""For so long the first path to be answered is waited for before another one is taken, which has
+proved valid earlier: of several good paths the other end knows of the first one already."""
 
 RELAY_SHARE, RELAY_S = 2.0, 0.05
 """What the relay's round-trip time is multiplied by, and added to, before it is compared: it is a
@@ -40,9 +48,31 @@ class Selection:
     """Remembers for how long another path has been the better one."""
 
     def __init__(self) -> None:
+        self._favourite: Pair | None = None
+        self._favourite_ends = 0.0  # until when it is waited for
         self._rival: Pair | None = None
         self._rival_since = 0.0
+        self._answers = (0, 0)  # of the rival and of the path in use, when the rival came up
+        self._compare_at = 0.0
         self._relay_since: float | None = None
+
+    def name_favourite(
+        self, answered: Iterable[Pair], relay_s: float | None, now: float
+    ) -> Pair | None:
+        """Which of these is to be taken, while the relay is in use and all are yet to be proved.
+
+        It stays the same one until it fails: the other end is told, and follows.
+        """
+        named = self._favourite
+        if named is not None and (named.is_answered or named.is_valid):
+            return named
+        self._favourite = best = min(answered, key=cost_s, default=None)
+        if best is None or cost_s(best) > relay_cost_s(relay_s):
+            self._favourite = None
+            return None
+        patience_s = FAVOURITE_ROUND_TRIPS * (best.best_round_trip_s or 0.0)
+        self._favourite_ends = now + max(FAVOURITE_S, patience_s)
+        return best
 
     def choose(
         self, valid: Iterable[Pair], current: Pair | None, relay_s: float | None, now: float
@@ -56,33 +86,58 @@ class Selection:
         if best is None:
             return None
         if current is None:
-            if cost_s(best) > relay_cost_s(relay_s):
-                return None
-            return best, f"proved both ways, {_ms(best)}"
+            return self._choose_first(best, relay_s, now)
         if self._is_relay_better(current, best, relay_s, now):
             return None, f"the direct path is much worse: {_ms(current)}"
-        if best is current or not _is_better(best, current):
-            self._rival = None
+        rival = self._rival
+        if rival is None or not rival.is_valid or not _is_better(rival, current):
+            rival = self._rival = best if _is_better(best, current) else None
+            if rival is None:
+                return None
+            self._rival_since = self._compare_at = now
+            self._answers = rival.answers, current.answers
+        samples = min(rival.answers - self._answers[0], current.answers - self._answers[1])
+        if now - self._rival_since < BETTER_FOR_S or samples < BETTER_SAMPLES:
             return None
-        if best is not self._rival:
-            self._rival, self._rival_since = best, now
-        if now - self._rival_since < BETTER_FOR_S:
-            return None
-        self._rival = None
-        return best, f"better: {_ms(best)} instead of {_ms(current)}"
+        return rival, f"better: {_ms(rival)} instead of {_ms(current)}"
+
+    def to_compare(self, current: Pair | None, now: float) -> list[Pair]:
+        """What is to be probed now to see whether another path is better than this one."""
+        if self._rival is None or current is None or now < self._compare_at:
+            return []
+        self._compare_at = now + COMPARE_S
+        return [self._rival, current]
 
     def next_due(self) -> float | None:
         """When to choose again, if nothing happens until then."""
         dues = []
+        if self._is_awaited:
+            dues.append(self._favourite_ends)
         if self._rival is not None:
-            dues.append(self._rival_since + BETTER_FOR_S)
+            dues.append(self._compare_at)
         if self._relay_since is not None:
             dues.append(self._relay_since + WORSE_FOR_S)
         return min(dues, default=None)
 
     def forget(self) -> None:
         """The path has changed."""
-        self._rival = self._relay_since = None
+        self._favourite = self._rival = self._relay_since = None
+
+    @property
+    def _is_awaited(self) -> bool:
+        return self._favourite is not None and self._favourite.is_answered
+
+    def _choose_first(
+        self, best: Pair, relay_s: float | None, now: float
+    ) -> tuple[Pair, str] | None:
+        favourite = self._favourite
+        if favourite is not None and favourite.is_valid:
+            best = favourite
+        elif self._is_awaited and now < self._favourite_ends:
+            return None
+        if cost_s(best) > relay_cost_s(relay_s):
+            return None
+        return best, f"proved both ways, {_ms(best)}"
 
     def _is_relay_better(
         self, current: Pair, best: Pair, relay_s: float | None, now: float
@@ -116,8 +171,12 @@ def standby_due(valid: Iterable[Pair], current: Pair | None) -> float | None:
 
 
 def _is_better(pair: Pair, than: Pair) -> bool:
-    ours, theirs = cost_s(pair), cost_s(than)
-    return ours <= theirs * (1 - BETTER_SHARE) and ours <= theirs - BETTER_S
+    # The shortest time alone is luck where times vary, the mean alone is a queue of our own.
+    mean = (pair.round_trip_s or 0.0, than.round_trip_s or 0.0)
+    return all(
+        ours <= theirs * (1 - BETTER_SHARE) and ours <= theirs - BETTER_S
+        for ours, theirs in ((cost_s(pair), cost_s(than)), mean)
+    )
 
 
 def _ms(pair: Pair) -> str:

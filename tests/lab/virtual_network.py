@@ -224,6 +224,12 @@ class Host:
                 return each
         return None
 
+    def address_towards(self, destination: Address) -> str | None:
+        """The address from which it sends there: one in that network of 256, else as `address`."""
+        near = destination.host.rpartition(".")[0]
+        on_link = (each for each in self.addresses if near and each.rpartition(".")[0] == near)
+        return next(on_link, self.address(destination.family))
+
     def open_socket(self, family: socket.AddressFamily, port: int = 0) -> "VirtualSocket":
         """Open a socket on that port, or on a free one.
 
@@ -319,8 +325,8 @@ class VirtualSocket:
         self._deliver = deliver
 
     def send(self, datagrams: Sequence[bytes], destination: Address) -> None:
-        """Send from the host's present address of this family; none: dropped."""
-        source = self._host.address(self.family)
+        """Send from the host's present address towards there; none of the family: dropped."""
+        source = self._host.address_towards(destination)
         if self._closed or source is None or destination.family != self.family:
             for _ in datagrams:
                 self._host.network.drop(f"{self._host.name}: cannot send")

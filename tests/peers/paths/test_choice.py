@@ -9,6 +9,8 @@ from peers.paths.pair import CHECK_S, Pair
 from peers.paths.search import BOTH_DEPENDENT_S, HOPE_S, ROUND_S, Search
 from peers.paths.selection import (
     BETTER_FOR_S,
+    BETTER_SAMPLES,
+    FAVOURITE_S,
     STANDBY_MISSES,
     WORSE_FOR_S,
     Selection,
@@ -61,12 +63,69 @@ def test_the_best_is_taken_and_another_one_only_after_a_while() -> None:
     selection = Selection()
     first, better = _valid(0.1), _valid(0.05, port=5_001)
     assert selection.choose([first], None, 0.2, 0.0) == (first, "proved both ways, 100 ms")
-    assert selection.choose([first, better], first, 0.2, 1.0) is None
-    assert selection.next_due() == 1.0 + BETTER_FOR_S
-    assert selection.choose([first, better], first, 0.2, 1.0 + BETTER_FOR_S - 0.01) is None
-    chosen = selection.choose([first, better], first, 0.2, 1.0 + BETTER_FOR_S)
-    assert chosen is not None
+    now, asked = 1.0, 0
+    while (chosen := selection.choose([first, better], first, 0.2, now)) is None:
+        due = selection.next_due()
+        assert due is not None
+        assert due >= now
+        now = due
+        for pair in selection.to_compare(first, now):
+            asked += 1
+            pair.answer_came(72, now, now + (0.1 if pair is first else 0.05))
     assert chosen[0] is better
+    assert now >= 1.0 + BETTER_FOR_S
+    assert asked >= 2 * BETTER_SAMPLES
+
+
+def test_time_alone_makes_no_path_better() -> None:
+    """Where nothing more is heard of the two, the first impression does not decide."""
+    selection = Selection()
+    current, other = _valid(0.1), _valid(0.05, port=5_001)
+    for now in range(100):
+        selection.to_compare(current, float(now))
+        assert selection.choose([current, other], current, 0.2, float(now)) is None
+
+
+def test_one_worse_answer_ends_a_comparison() -> None:
+    selection = Selection()
+    current, other = _valid(0.1), _valid(0.05, port=5_001)
+    assert selection.choose([current, other], current, 0.2, 0.0) is None
+    assert selection.to_compare(current, 0.0) == [other, current]
+    current.answer_came(72, 0.0, 0.05)
+    assert selection.choose([current, other], current, 0.2, 0.1) is None
+    assert selection.next_due() is None
+    assert selection.to_compare(current, 10.0) == []
+
+
+def test_the_first_to_be_answered_stays_the_favourite_until_it_fails() -> None:
+    selection = Selection()
+    pairs = [Pair(1, Address("198.51.100.1", 5_000 + each), Kind.HOST) for each in range(2)]
+    first, second = pairs
+    first.answer_came(72, 0.0, 0.05)
+    assert selection.name_favourite([first], 0.2, 0.05) is first
+    second.request_came(0.0)
+    second.answer_came(72, 0.0, 0.01)
+    assert selection.name_favourite(pairs, 0.2, 0.06) is first
+    second.answer_came(1200, 0.06, 0.07)
+    assert selection.choose([second], None, 0.2, 0.07) is None  # the first is still being proved
+    due = selection.next_due()
+    assert due is not None
+    assert due == pytest.approx(0.05 + FAVOURITE_S)
+    assert selection.choose([second], None, 0.2, due) is not None
+    first.fail("no answer", due)
+    assert selection.name_favourite([], 0.2, due) is None
+    assert selection.next_due() is None
+
+
+def test_a_favourite_that_is_proved_is_taken_though_another_is_a_little_better() -> None:
+    selection = Selection()
+    first, second = _valid(0.05), _valid(0.04, port=5_001)
+    first.doubt(1.0)
+    assert selection.name_favourite([first], 0.2, 1.0) is first
+    first.answer_came(1200, 1.0, 1.05)
+    chosen = selection.choose([first, second], None, 0.2, 1.05)
+    assert chosen is not None
+    assert chosen[0] is first
 
 
 @pytest.mark.parametrize("round_trip_s", [0.081, 0.1, 0.2])

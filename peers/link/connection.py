@@ -102,7 +102,7 @@ class RelayConnection:
         """:param host: the relay's name or address, for SNI.
         :param token: shown with every request, and so to a relay that `check` trusts only.
         """
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         self._endpoint = endpoint
         self._place = endpoint.place(way)
         self._quic = PeerConnection(
@@ -117,6 +117,8 @@ class RelayConnection:
         self._ping_id = 0
         self._challenges = 0  # how many of the relay's path challenges were noticed
         self._moved_ping_id = 0  # its acknowledgement says that the relay has our new address
+        self._unanswered_since: float | None = None
+        self._silence_timer: asyncio.TimerHandle | None = None
         self.way = way
         self.chain: list[bytes] = []
         """The relay's certificates in DER; empty before `ready`."""
@@ -135,11 +137,6 @@ class RelayConnection:
     def round_trip_s(self) -> float:
         """Smoothed round trip to the relay, in seconds; 0.0 before the first sample."""
         return self._quic.statistics().smoothed_rtt_s
-
-    @property
-    def heard(self) -> bool:
-        """Whether anything came back yet."""
-        return self._place.last_heard is not None
 
     async def request(self, method: str, authority: str, path: str, body: bytes = b"") -> Response:
         """Make one request and wait for its response: as long as the connection lasts.
@@ -162,7 +159,7 @@ class RelayConnection:
         token = self._token() if self._token is not None else None
         if token is not None:
             headers.append((b"authorization", b"Bearer " + token.encode()))
-        exchange = _Exchange(asyncio.get_running_loop().create_future(), token is not None)
+        exchange = _Exchange(self._loop.create_future(), token is not None)
         self._exchanges[stream] = exchange
         self._http.send_headers(stream, headers, end_stream=not body)
         if body:
@@ -179,6 +176,22 @@ class RelayConnection:
         self._quic.send_ping(self._ping_id)
         self._place.schedule()
 
+    def end_if_silent(self, patience_s: float | None) -> None:
+        """From now on end as soon as for so many seconds something of ours was not acknowledged,
+        and nothing was heard; None: no longer."""
+        if self._silence_timer is not None:
+            self._silence_timer.cancel()
+            self._silence_timer = None
+        if patience_s is None or self.ended.done():
+            return
+        now = self._loop.time()
+        since = now if self._unanswered_since is None else self._unanswered_since
+        left_s = since + patience_s - now
+        if left_s > 0:
+            self._silence_timer = self._loop.call_later(left_s, self.end_if_silent, patience_s)
+        else:
+            self.close()
+
     def close(self) -> None:
         """Say goodbye, once and without waiting, and end. A second call does nothing."""
         if not self.ended.done():
@@ -190,10 +203,14 @@ class RelayConnection:
     def receive_datagram(self, datagram: bytes, now: float) -> None:
         """Take one UDP payload."""
         self._quic.receive(datagram, now)
+        self._unanswered_since = None
 
     def datagrams_to_send(self, now: float) -> list[bytes]:
         """The UDP payloads to send now."""
-        return self._quic.outgoing(now)
+        datagrams = self._quic.outgoing(now)
+        if datagrams and self._unanswered_since is None and self._quic.has_unacknowledged:
+            self._unanswered_since = now
+        return datagrams
 
     def next_timer(self) -> float | None:
         """When `handle_timer` is to be called."""
@@ -288,6 +305,7 @@ class RelayConnection:
 
     def _leave(self, why: str) -> None:
         """End; if the relay does not know it yet, it is told."""
+        self.end_if_silent(None)
         self._place.schedule()
         self._endpoint.flush()
         self._quic.leave_routes()

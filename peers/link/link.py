@@ -249,6 +249,7 @@ class RelayLink:
         self._endpoint.use(connection.way)
         if former is not None:
             former.close()
+        connection.end_if_silent(None)  # from now on that is up to the liveness
         connection.on_ping_acknowledged = self._acknowledged
         connection.on_moved = self._moved
         connection.ended.add_done_callback(lambda _: self._ended(connection))

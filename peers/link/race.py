@@ -18,7 +18,6 @@ class Race:
         self._endpoint = endpoint
         self._begin = begin
         self._running: dict[asyncio.Future[None], RelayConnection] = {}
-        self._loop = asyncio.get_running_loop()
         self.refused: PeersError | None = None
         """Why the first relay that answered is not ours, or cannot be judged."""
         self.failure: PeersError | None = None
@@ -32,12 +31,11 @@ class Race:
     def enter(self, way: Way, patience_s: float | None = None) -> None:
         """Start an attempt by this way, which becomes the race's to close, unless it is in use.
 
-        :param patience_s: if nothing is heard for so long it is given up; None: never.
+        :param patience_s: it ends when the relay owes an answer for so long; None: never.
         """
         connection = self._begin(way)
         self._running[connection.ready] = connection
-        if patience_s is not None:
-            self._loop.call_later(patience_s, self._give_up_if_silent, connection)
+        connection.end_if_silent(patience_s)
 
     async def next_winner(
         self, timeout_s: float, interrupt: asyncio.Future[None] | None = None
@@ -64,17 +62,10 @@ class Race:
 
     def stop(self) -> None:
         """End all attempts that are still under way."""
-        for ready in list(self._running):
-            self._drop(ready)
-
-    def _give_up_if_silent(self, connection: RelayConnection) -> None:
-        if connection.ready in self._running and not connection.heard:
-            self._drop(connection.ready)
-
-    def _drop(self, ready: asyncio.Future[None]) -> None:
-        connection = self._running.pop(ready)
-        connection.close()
-        self._endpoint.release(connection.way)
+        while self._running:
+            _, connection = self._running.popitem()
+            connection.close()
+            self._endpoint.release(connection.way)
 
     def _note(self, error: BaseException | None) -> None:
         if isinstance(error, RelayUnreachable):

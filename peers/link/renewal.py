@@ -13,6 +13,10 @@ from .registration import Registration, register
 
 SETTLE_S = 5.0
 """Seconds for a new connection to take all registrations; else another one is tried."""
+SILENT_SETTLE_S = 1.0
+"""Seconds of silence, besides two round trips, after which it is of no use: a NAT may have given us
+another address in the middle of its handshake. To wait `SETTLE_S` for each of several such, one
+after the other, would take longer than a pipe lives."""
 REFUSED_RETRY_S = 15.0
 """Seconds until a registration that the relay did not renew is tried again."""
 TOKEN_INTERVAL_S = 30.0
@@ -69,6 +73,7 @@ class Renewals:
 
     async def renew_all(self, connection: RelayConnection) -> bool:
         """Register everything again over a new connection; False: the connection is no good."""
+        connection.end_if_silent(SILENT_SETTLE_S + 2 * connection.round_trip_s)
         try:
             async with asyncio.timeout(SETTLE_S):
                 for each in self:
@@ -79,6 +84,7 @@ class Renewals:
                         self._renew_later(each, error.retry_after_s)
         except (RelayUnreachable, TimeoutError):
             connection.close()
+        if connection.ended.done():
             self._endpoint.release(connection.way)
             return False
         return True

@@ -20,7 +20,7 @@ CONNECT_TIMEOUT_S = 10.0
 STAGGER_S = 0.25
 """Seconds between the first attempts at two addresses (RFC 8305 §5)."""
 SILENT_ATTEMPT_S = 3.0
-"""Seconds without any answer after which an attempt to reconnect is given up."""
+"""Seconds without an answer after which an attempt to reconnect is given up."""
 RESOLVE_INTERVAL_S = 5.0
 """Seconds between two resolutions of the relay's name."""
 SHORT_LIFE_S = 5.0

@@ -15,6 +15,7 @@ from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import (
     ConnectionIdIssued,
     ConnectionTerminated,
+    HandshakeCompleted,
     ProtocolNegotiated,
     QuicEvent,
 )
@@ -54,6 +55,7 @@ class Client:
 
     quic: QuicConnection
     source: Address
+    is_established: bool = False
     http: H3Connection | None = None
     requests: dict[int, Request] = field(default_factory=dict)
 
@@ -153,6 +155,8 @@ class FakeRelay:
             )
             client = Client(quic, source)
             self._clients[cid] = self._clients[quic.host_cid] = client
+        if not client.is_established and source != client.source:
+            return  # as our relay: a handshake stays where it began
         client.source = source
         now = asyncio.get_running_loop().time()
         client.quic.receive_datagram(datagram, source, now)
@@ -170,6 +174,8 @@ class FakeRelay:
         match event:
             case ConnectionIdIssued(connection_id=cid):
                 self._clients[cid] = client
+            case HandshakeCompleted():
+                client.is_established = True
             case ProtocolNegotiated():
                 client.http = H3Connection(client.quic)
             case ConnectionTerminated():

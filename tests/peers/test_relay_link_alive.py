@@ -151,6 +151,30 @@ def test_an_impostor_gets_nothing_and_the_real_one_is_found_later() -> None:
     scene(main)
 
 
+def test_handshakes_that_a_nat_cut_in_two_keep_nobody_waiting() -> None:
+    async def main() -> None:
+        latency_s = 0.9
+        world = World(latency_s=latency_s)
+        nat = world.network.nat("203.0.113.5")
+        world.peer_host.move("192.168.1.7", behind=nat)
+        link = await world.connect()
+        await link.register(KEY, Derivation.BLAKE3, 16)
+        await asyncio.sleep(5.0)
+        world.relay.stop()
+        world.relay = world.start_relay()
+        await until(lambda: link._reconnecting is not None)
+        # Four handshakes are under way then. The relay's answers have passed the NAT, and to us
+        # they are done; what we say to that comes from another port, and the relay ignores it.
+        await asyncio.sleep(2.95 * latency_s)
+        nat.rebind()
+        assert await until(lambda: world.relay.registered == 16) < 7.0
+        await asyncio.sleep(5.0)
+        assert world.open_sockets() == 1
+        await world.close(link)
+
+    scene(main)
+
+
 def test_requests_wait_for_the_reconnection() -> None:
     async def main() -> None:
         world = World()

@@ -12,8 +12,9 @@ from peers import InviteKey, Network, PathPolicy, PeersError, Pipe, RelayTrust, 
 CHUNK = 1_000
 DATAGRAM_DIGEST = 16
 DATAGRAM_SIZE = 400
-OPEN_PATIENCE_S = 45.0
-"""Seconds for a pipe to open in the middle of troubles, reaching the relay included."""
+OPEN_PATIENCE_S = 80.0
+"""Seconds until each end is open or says why not: to reach the relay and to register take ten each,
+to wait for an answer ten more, and the handshake thirty."""
 DRAIN_PATIENCE_S = 60.0
 
 
@@ -58,8 +59,11 @@ class Talk:
         try:
             async with asyncio.timeout(OPEN_PATIENCE_S):
                 dialer, accepter = await _open(relay, ends)
-        except (PeersError, TimeoutError) as error:
+        except PeersError as error:
             self._tally.refused[type(error).__name__] += 1
+            return
+        except TimeoutError:
+            self._tally.wrong.append(f"{time.time():.1f} {self._name}: neither open nor refused")
             return
         self._tally.opened += 1
         self.is_open = True
@@ -146,16 +150,17 @@ async def _open(relay: str, ends: tuple[Network, Network]) -> tuple[Pipe, Pipe]:
         path_policy=PathPolicy.RELAY_ONLY,
         network=ends[0],
     )
+    answer = accept(dialing.invite, path_policy=PathPolicy.RELAY_ONLY, network=ends[1])
+    both = [asyncio.create_task(each) for each in (dialing.pipe(), answer)]
     try:
-        answering = asyncio.create_task(
-            accept(dialing.invite, path_policy=PathPolicy.RELAY_ONLY, network=ends[1])
-        )
-        try:
-            dialer = await dialing.pipe()
-            return dialer, await answering
-        except BaseException:
-            answering.cancel()
-            raise
+        await asyncio.wait(both, return_when=asyncio.FIRST_EXCEPTION)
+        dialer, accepter = (each.result() for each in both if each.done())
+        return dialer, accepter
     except BaseException:
+        for each in both:
+            each.cancel()
+        for end in await asyncio.gather(*both, return_exceptions=True):
+            if isinstance(end, Pipe):
+                await end.close()
         await dialing.close()
         raise

@@ -20,8 +20,9 @@ from typing import Self
 
 from relay.wire.address import Address
 
-MAX_CLIENTS = 128
-"""Peers at a time; of more, the one that has sent nothing for the longest time is forgotten."""
+MAX_CLIENTS = 512
+"""Sockets of peers at a time (who looks for its relay opens one a second); of more, the one that
+has sent nothing for the longest time is forgotten."""
 LATE_S = 0.03
 MAX_DELAYED = 10_000
 _BATCH = 64

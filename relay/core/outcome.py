@@ -29,5 +29,8 @@ class Outcome(StrEnum):
     """Dropped: to be forwarded, but its sender is over his rate."""
     ALLOWANCE_USED = "allowance_used"
     """Dropped: likewise, and all that his token permits was forwarded already."""
+    HTTP3_TOO_OFTEN = "http3_too_often"
+    """Dropped: it may be for HTTP/3, but too much that may be came from its address, or from all
+    who are not registered."""
     CONTROL_QUEUE_FULL = "control_queue_full"
     """Dropped: it was for HTTP/3, but the control process is behind."""

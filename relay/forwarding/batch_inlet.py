@@ -1,6 +1,7 @@
 """The receiving side of one listener: a batch of datagrams, and what is read of it in one step."""
 
 import socket
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,12 +104,21 @@ class Inlet:
             and self.firsts(count).isascii()  # all below 0x80, the long header's bit
         )
 
+    def are_single(self, which: NDArray[np.intp]) -> bool:
+        """Whether each of these messages is one datagram, and `stage` finds its ECN bits."""
+        lengths = self._buffers.control_lengths[which]
+        headers = self._ecn_headers[which].tobytes()
+        return bool(
+            (lengths == self._plain_length).all()
+            and headers == self._plain_headers[: _HEADER * len(which)]
+        )
+
     def firsts(self, count: int) -> bytes:
         """The first byte of each message, of an earlier one if it is empty."""
         return self._first[:count].tobytes()
 
     def stage(self, count: int, rows: NDArray[np.intp]) -> Staged:
-        """Each message whole, if `are_plain`, to `rows`."""
+        """Each message whole, if `are_plain` or those that are picked `are_single`, to `rows`."""
         ecn = self._ecn[:count] & _ECN_MASK if any(self._ecn[:count].tobytes()) else None
         return Staged(self._starts[:count], self._lengths[:count], rows, ecn, None)
 
@@ -142,18 +152,18 @@ class Inlet:
         cids = np.ndarray((count,), f"V{CONNECTION_ID_LENGTH}", data, 1, (segment,))
         return firsts.tobytes(), cids.tolist()
 
-    def beside(self, count: int) -> tuple[list[int], list[int]]:
-        """ECN bits of each message, and the size of the datagrams in it; 0: it is one."""
-        ecns: list[int] = self._ecn[:count].tolist()
-        segments = [0] * count
-        lengths = self._buffers.control_lengths[:count].tolist()
-        headers = self._ecn_headers[:count].tolist()
-        for index in range(count):
+    def beside(self, which: Sequence[int]) -> list[tuple[int, int]]:
+        """ECN bits of these messages, and the size of the datagrams in each; 0: it is one."""
+        ecns: list[int] = self._ecn.tolist()
+        lengths = self._buffers.control_lengths.tolist()
+        headers = self._ecn_headers.tolist()
+        found = []
+        for index in which:
             if lengths[index] != self._plain_length or headers[index] != self._plain_header:
-                ecns[index], segments[index] = self._read_beside(index)
+                found.append(self._read_beside(index))
             else:
-                ecns[index] &= ancillary.ECN_MASK
-        return ecns, segments
+                found.append((ecns[index] & ancillary.ECN_MASK, 0))
+        return found
 
     def control(self, index: int) -> list[ancillary.Ancillary]:
         """All control data of a message."""

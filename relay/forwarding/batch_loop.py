@@ -27,6 +27,7 @@ from relay.forwarding.batch_inlet import Inlet
 from relay.forwarding.batch_outlet import Outlet, Pieces, Staged
 from relay.forwarding.batch_table import BatchTable, SourceKey, address_of_key
 from relay.forwarding.channel import MAX_UP_DATAGRAM, Command, Counters, Sent, up_header
+from relay.forwarding.door import Door
 from relay.forwarding.sockets import is_wildcard
 from relay.wire.address import Address
 from relay.wire.connection_id import is_towards_http3
@@ -58,6 +59,7 @@ _TOO_BIG = _OUTCOMES.index(Outcome.TOO_BIG)
 _SEND_FAILED = _OUTCOMES.index(Outcome.SEND_FAILED)
 _RATE_LIMITED = _OUTCOMES.index(Outcome.RATE_LIMITED)
 _ALLOWANCE_USED = _OUTCOMES.index(Outcome.ALLOWANCE_USED)
+_HTTP3_TOO_OFTEN = _OUTCOMES.index(Outcome.HTTP3_TOO_OFTEN)
 _CONTROL_QUEUE_FULL = _OUTCOMES.index(Outcome.CONTROL_QUEUE_FULL)
 
 _NO_GSO_HERE = frozenset({errno.EIO, errno.EOPNOTSUPP, errno.ENOPROTOOPT})
@@ -90,6 +92,8 @@ class BatchLoop:
         self._can_cut = True
         self._table = BatchTable(wildcard)
         self._meter = self._table.meter
+        self.door = Door[SourceKey]()
+        """What of the datagrams that may be HTTP/3 is passed up."""
         self._only_listener: int | None = None
         self._counts = [0] * len(_OUTCOMES)
         self._bytes_forwarded = 0
@@ -166,8 +170,38 @@ class BatchLoop:
         usual = registered and all(rows) and min(sizes) >= SHORT_HEADER_MINIMUM
         if usual and inlet.are_plain(count) and self._may_pass(keys, sizes):
             self._forward(inlet.stage(count, np.array(rows)), count, sum(sizes))
-        else:
-            self._sort(listener, keys, sizes, rows)
+        elif registered or not self._split(listener, keys, sizes, rows):
+            self._sort(listener, keys, sizes, rows, range(count))
+
+    def _split(
+        self,
+        listener: int,
+        keys: list[SourceKey],
+        sizes: list[int],
+        rows: Sequence[int | None],
+    ) -> bool:
+        """Forward a batch with strangers' messages in it as if these were not, and see to them
+        afterwards. If the others are not all usual, do nothing."""
+        inlet = self._inlets[listener]
+        heard = self._table.heard
+        firsts = inlet.firsts(len(sizes))
+        known: list[int] = []
+        strangers: list[int] = []
+        for index, key in enumerate(keys):
+            (known if key in heard else strangers).append(index)
+        if not known or not all(
+            rows[each] and sizes[each] >= SHORT_HEADER_MINIMUM and firsts[each] < LONG_HEADER_BIT
+            for each in known
+        ):
+            return False
+        which = np.array(known)
+        own_sizes = [sizes[each] for each in known]
+        if not inlet.are_single(which) or not self._may_pass([keys[i] for i in known], own_sizes):
+            return False
+        staged = inlet.stage(len(sizes), np.array(rows)).pick(which)
+        self._forward(staged, len(known), sum(own_sizes))
+        self._sort(listener, keys, sizes, rows, strangers)
+        return True
 
     def _may_pass(self, keys: list[SourceKey], sizes: list[int]) -> bool:
         """Charge all; False: perhaps not all may pass, and nobody was charged."""
@@ -211,8 +245,9 @@ class BatchLoop:
         keys: list[SourceKey],
         sizes: list[int],
         rows: Sequence[int | None],
+        which: Sequence[int],
     ) -> None:
-        """Decide each datagram of a batch by itself; forward those that are to be.
+        """Decide each datagram of some messages by itself; forward those that are to be.
 
         :param rows: where each message goes, if it is one datagram with a short header.
         """
@@ -220,17 +255,17 @@ class BatchLoop:
         heard = self._table.heard
         pieces = Pieces()
         firsts = inlet.firsts(len(sizes))
-        ecns, segments = inlet.beside(len(sizes))
-        for index, size in enumerate(sizes):
+        beside = inlet.beside(which)
+        for index, (ecn, segment) in zip(which, beside, strict=True):
+            size = sizes[index]
             registered = keys[index] in heard
-            segment = segments[index]
             if not 0 < segment < size:
                 segment = 0
                 straight = rows[index]
                 is_short = size >= SHORT_HEADER_MINIMUM and firsts[index] < LONG_HEADER_BIT
                 if straight and registered and is_short:
                     if self._charge(keys[index], 1, size):
-                        pieces.add(inlet.addresses[index], size, straight, ecns[index], 0)
+                        pieces.add(inlet.addresses[index], size, straight, ecn, 0)
                     continue
             runs = self._runs(inlet, index, size, segment, registered)
             for start, length, row in runs:
@@ -238,9 +273,9 @@ class BatchLoop:
                     datagrams = -(-length // segment) if segment else 1
                     if self._charge(keys[index], datagrams, length):
                         address = inlet.addresses[index] + start
-                        pieces.add(address, length, row, ecns[index], segment)
+                        pieces.add(address, length, row, ecn, segment)
                 else:
-                    self._drop(listener, index, start, length, -row)
+                    self._dismiss(listener, index, start, length, -row, keys[index])
         for staged, datagrams, size in pieces.staged(_SEND_BATCH, cut=self._can_cut):
             self._forward(staged, datagrams, size)
 
@@ -293,9 +328,15 @@ class BatchLoop:
             return -_STRAY_PEER_PACKET if self._table.row_of(parsed.source_cid) else -_HTTP3
         return -_HTTP3 if is_towards_http3(parsed.destination_cid) else -_UNKNOWN_CID
 
-    def _drop(self, listener: int, index: int, start: int, length: int, outcome: int) -> None:
+    def _dismiss(
+        self, listener: int, index: int, start: int, length: int, outcome: int, source: SourceKey
+    ) -> None:
+        """A datagram that is not forwarded is passed up or dropped."""
         if outcome == _HTTP3:
-            outcome = self._pass_up(listener, index, start, length)
+            if self.door.admits(source, source in self._table.heard):
+                outcome = self._pass_up(listener, index, start, length)
+            else:
+                outcome = _HTTP3_TOO_OFTEN
         self._counts[outcome] += 1
 
     def _pass_up(self, listener: int, index: int, start: int, length: int) -> int:

@@ -16,11 +16,13 @@ from relay.core.path import Path
 from relay.forwarding import ancillary
 from relay.forwarding.ancillary import Ancillary
 from relay.forwarding.channel import MAX_UP_DATAGRAM, Command, Counters, Sent, up_header
+from relay.forwarding.door import Door
 from relay.forwarding.raw_table import (
     ALLOWANCE_USED,
     CONTROL_QUEUE_FULL,
     FORWARDED,
     HTTP3,
+    HTTP3_TOO_OFTEN,
     OUTCOMES,
     RATE_LIMITED,
     SEND_FAILED,
@@ -54,6 +56,8 @@ class PlainLoop:
         self._hosts = [Address.from_sockaddr(each.getsockname()).host for each in sockets]
         wildcard = [is_wildcard(Address(host, 0)) for host in self._hosts]
         self._table = RawTable(sockets, wildcard)
+        self.door = Door[SockAddr]()
+        """What of the datagrams that may be HTTP/3 is passed up."""
         self._counts = [0] * len(OUTCOMES)
         self._bytes_forwarded = 0
         self._buffer = memoryview(bytearray(_BUFFER_SIZE))
@@ -149,7 +153,10 @@ class PlainLoop:
                     if tally is not None:
                         tally.add(source, 1, size)
             elif decision == HTTP3:
-                counts[self._pass_up(listener, size, beside, source)] += 1
+                if self.door.admits(source, self._table.is_source(source)):
+                    counts[self._pass_up(listener, size, beside, source)] += 1
+                else:
+                    counts[HTTP3_TOO_OFTEN] += 1
             else:
                 counts[decision] += 1
 

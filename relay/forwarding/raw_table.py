@@ -33,6 +33,7 @@ TOO_BIG = OUTCOMES.index(Outcome.TOO_BIG)
 SEND_FAILED = OUTCOMES.index(Outcome.SEND_FAILED)
 RATE_LIMITED = OUTCOMES.index(Outcome.RATE_LIMITED)
 ALLOWANCE_USED = OUTCOMES.index(Outcome.ALLOWANCE_USED)
+HTTP3_TOO_OFTEN = OUTCOMES.index(Outcome.HTTP3_TOO_OFTEN)
 CONTROL_QUEUE_FULL = OUTCOMES.index(Outcome.CONTROL_QUEUE_FULL)
 
 _HTTP3_BIT = 0x80
@@ -75,9 +76,9 @@ class RawTable:
         self._sources: dict[SockAddr, Source] = {}
         self._heard: list[Source] = []
         self.meter = Meter[SockAddr]()
+        """Who pays for what comes from where."""
         self.tally: Tally[SockAddr] | None = None
         """None: nobody wants to see it."""
-        """Who pays for what comes from where."""
 
     def apply(self, command: Command) -> None:
         """Follow one change of the registry; `Sync` changes nothing."""
@@ -119,6 +120,10 @@ class RawTable:
                 return route if known is not None else UNREGISTERED_SOURCE
             return HTTP3 if datagram[1] & _HTTP3_BIT else UNKNOWN_CID
         return self._decide_long(datagram, size, known is not None)
+
+    def is_source(self, source: SockAddr) -> bool:
+        """Whether somebody is registered there."""
+        return source in self._sources
 
     def take_heard(self, at_most: int) -> list[Address]:
         """Registered sources of which a datagram came since they were last returned."""

@@ -7,12 +7,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 
 from relay.core.outcome import Outcome
 from relay.core.path import Path
 from relay.core.table import Change, ConnectionIdsAdded, ForwardingTable, OwnerMoved
 from relay.forwarding import ancillary
+from relay.forwarding.batch_loop import BatchLoop
 from relay.forwarding.channel import MAX_UP_DATAGRAM, UpMessage, decode_up
+from relay.forwarding.door import Door
+from relay.forwarding.plain_loop import PlainLoop
 from relay.forwarding.sockets import Listener, ListenRequest, open_listeners
 from relay.forwarding.worker import ForwardingLoop
 from relay.wire.address import Address
@@ -72,6 +76,13 @@ class Rig:
             each.setblocking(False)
         sockets = [each.sockets[0] for each in listeners]
         self.loop = make(sockets, self._up[0], [self._wake[0].fileno()])
+        self.set_time(count().__next__)  # each datagram in another second: the door is wide open
+
+    def set_time(self, clock: Callable[[], float]) -> None:
+        """What the time is, for the door to HTTP/3."""
+        if not isinstance(self.loop, PlainLoop | BatchLoop):
+            raise TypeError("a loop without a door")
+        self.loop.door = Door(clock)
 
     def close(self) -> None:
         """Close everything but the listeners."""

@@ -186,6 +186,26 @@ def test_a_buffer_beside_single_datagrams(ready: Rig) -> None:
     assert ready.result(before, len(sent)) == ready.expected(reference(ready), sent)
 
 
+def test_strangers_between_the_packets_of_a_pipe(ready: Rig, watched: WatchedCalls) -> None:
+    run = [Sent(0, short(CIDS[3], bytes([number])), number % 4) for number in range(20)]
+    others = [
+        Sent(3, short(CIDS[3])),
+        Sent(3, short(bytes(12))),
+        Sent(3, short(TO_HTTP3)),
+        Sent(3, long(bytes(8), bytes(3))),
+        Sent(3, b"?"),
+    ]
+    sent = [each for pair in zip(run, 4 * others, strict=True) for each in pair]
+    assert ready.exchange(sent) == ready.expected(reference(ready), sent)
+    assert watched.sent == [20]
+    # As many more, and one packet in them that is not usual: they stay in order.
+    unusual = [*sent[:20], Sent(0, long(CIDS[3], bytes(3), b"\xff")), *sent[20:]]
+    for each in unusual:
+        ready.send(each)
+    datagrams = [datagram for peer, datagram, _, _ in ready.run(41) if peer == 1]
+    assert datagrams == [each.datagram for each in unusual if each.peer == 0]
+
+
 @pytest.mark.parametrize("error", [errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.EAGAIN])
 def test_a_message_that_cannot_be_cut_by_the_kernel_is_cut_by_us(
     ready: Rig, watched: WatchedCalls, error: int

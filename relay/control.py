@@ -83,6 +83,7 @@ class Control:
         rendezvous_limits: RendezvousLimits | None = None,
         restored: Iterable[Record] = (),
         listeners: Sequence[Address] = (),
+        is_core_short: Callable[[], bool] = lambda: False,
     ) -> None:
         """To be made and used in a running event loop; `start` before anything else.
 
@@ -90,6 +91,7 @@ class Control:
         :param rate_limits: requests of one source, whatever `access` says.
         :param restored: registrations of an earlier run of this relay.
         :param listeners: the relay's own addresses, which it tells peers.
+        :param is_core_short: whether newcomers must wait, since others want the core.
         """
         self._loop = asyncio.get_running_loop()
         self._access = access = access or Access()
@@ -130,6 +132,7 @@ class Control:
             on_moved=self.connection_moved,
             on_closed=self.connection_closed,
             limits=http3_limits or Http3Limits(),
+            is_core_short=is_core_short,
         )
         self._timer: asyncio.TimerHandle | None = None
 

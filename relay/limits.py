@@ -89,6 +89,11 @@ class Limits:
         "unfinished handshakes from which on clients must show first that they receive (Retry)",
         reload=True,
     )
+    unproven_per_minute: int = _number(
+        _HTTP3.unproven_per_minute,
+        "handshakes in a minute, half of them at once, with clients that have not shown that they"
+        " receive; beyond it they must (Retry)",
+    )
     streams_per_connection: int = _number(
         _HTTP3.max_streams, "HTTP/3 request streams open at once on one connection", 1_000
     )
@@ -157,6 +162,7 @@ class Limits:
             max_half_open=self.half_open,
             max_half_open_per_source=self.half_open_per_source,
             retry_above_half_open=self.half_open_before_retry,
+            unproven_per_minute=self.unproven_per_minute,
             max_streams=self.streams_per_connection,
             max_requests=self.requests_per_connection,
             max_requests_per_source=self.requests_per_source,

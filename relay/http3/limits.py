@@ -19,6 +19,10 @@ class Http3Limits:
     """Of one source whose address is validated: one client alone cannot keep the others out."""
     retry_above_half_open: int = 64
     """From so many on, a client must first show that it receives at its address (Retry)."""
+    unproven_per_minute: int = 300
+    """Handshakes begun with clients that have not shown that they receive, half of them at once;
+    beyond it: Retry. What is no handshake at all fails at once and is never half-open, but takes a
+    millisecond each."""
     handshake_timeout_s: float = 10.0
     """Seconds from the first Initial to the end of the handshake."""
     idle_timeout_s: float = 45.0

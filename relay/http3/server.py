@@ -13,16 +13,18 @@ from itertools import count
 from starlette.types import ASGIApp
 
 from relay.certificate import ServerCertificate
+from relay.core.limits import RateLimiter, RateLimits
 from relay.core.path import Path
 from relay.core.registry import HolderId
 from relay.http3.admission import Admission, Admitted, MustRetry, Rejected
 from relay.http3.application import Application
 from relay.http3.connection import ClientConnection
 from relay.http3.limits import Http3Limits
+from relay.http3.pace import Pace
 from relay.http3.quic import HostConnection, server_configuration
 from relay.http3.report import Failure, Http3Counters, Http3Report, Refused
 from relay.http3.table import ConnectionTable
-from relay.wire.invariants import Malformed, ShortHeader, parse_invariants
+from relay.wire.invariants import LongHeader, Malformed, ShortHeader, parse_invariants
 
 __all__ = [
     "ClientConnection",
@@ -36,6 +38,9 @@ __all__ = [
 _H3_NO_ERROR = 0x100
 _H3_INTERNAL_ERROR = 0x102
 """RFC 9114 §8.1."""
+
+_MAX_PAUSE_S = 0.1
+"""Seconds after which newcomers that wait for the core are looked at anew: there may be room."""
 
 _STOP_SLICE = 50
 """Connections closed in one turn of the event loop."""
@@ -53,11 +58,13 @@ class Http3Server:
         on_moved: Callable[[HolderId, Path], None],
         on_closed: Callable[[HolderId], None],
         limits: Http3Limits | None = None,
+        is_core_short: Callable[[], bool] = lambda: False,
     ) -> None:
         """`send` takes each datagram that is to be sent, and the way it is to go.
 
         `on_moved`: a client is now reached by another path than before, which is validated.
         `on_closed`: a connection has ended; called once for each whose handshake was complete.
+        `is_core_short`: whether others want the core, so that newcomers must wait.
         """
         self._loop = asyncio.get_running_loop()
         self._limits = limits or Http3Limits()
@@ -68,11 +75,15 @@ class Http3Server:
         self._report = Http3Report(self._loop.time)
         self._application = Application(app, self._report)
         self._admission = Admission()
+        self._unproven = RateLimiter(RateLimits.of(self._limits.unproven_per_minute))
+        self._pace = Pace()
+        self._is_core_short = is_core_short
         self._ids = count(1)
         self._table = ConnectionTable(self._limits)
         self._waiting: deque[tuple[bytes, Path, Admitted]] = deque()  # bounded: see _admit
         self._to_flush: dict[ClientConnection, None] = {}  # in the order in which they asked
         self._turn: asyncio.Handle | None = None
+        self._pause: asyncio.TimerHandle | None = None  # of those in `_waiting`
         self._is_running = False
 
     @property
@@ -91,6 +102,7 @@ class Http3Server:
     def change_limits(self, limits: Http3Limits) -> None:
         """From now on these; connections that there are keep theirs."""
         self._limits = self._table.limits = limits
+        self._unproven.change(RateLimits.of(limits.unproven_per_minute))
 
     def change_certificate(self, certificate: ServerCertificate) -> None:
         """From now on clients see this one; connections that there are go on."""
@@ -116,9 +128,10 @@ class Http3Server:
             if done % _STOP_SLICE == _STOP_SLICE - 1:
                 await asyncio.sleep(0)
                 now = self._loop.time()
-        if self._turn is not None:
-            self._turn.cancel()
-            self._turn = None
+        for handle in (self._turn, self._pause):
+            if handle is not None:
+                handle.cancel()
+        self._turn = self._pause = None
         await self._application.stop()
 
     def receive_datagram(self, datagram: bytes, path: Path) -> None:
@@ -145,8 +158,17 @@ class Http3Server:
         else:
             half_open = self._table.half_open + len(self._waiting)
             ask_retry = half_open >= self._limits.retry_above_half_open
-            verdict = self._admission.decide(datagram, header, path, ask_retry=ask_retry, now=now)
-            self._admit(verdict, datagram, path)
+            self._admit(self._judge(datagram, header, path, ask_retry, now), datagram, path)
+
+    def _judge(
+        self, datagram: bytes, header: LongHeader, path: Path, ask_retry: bool, now: float
+    ) -> Admitted | MustRetry | Rejected:
+        decide = self._admission.decide
+        verdict = decide(datagram, header, path, ask_retry=ask_retry, now=now)
+        is_unproven = isinstance(verdict, Admitted) and not verdict.is_validated
+        if is_unproven and self._unproven.take("", now):
+            verdict = decide(datagram, header, path, ask_retry=True, now=now)
+        return verdict
 
     def _admit(self, verdict: Admitted | MustRetry | Rejected, datagram: bytes, path: Path) -> None:
         match verdict:
@@ -173,16 +195,32 @@ class Http3Server:
         """Begin some handshakes, and send what all have to send: once for many datagrams."""
         self._turn = None
         now = self._loop.time()
+        wait_s = self._begin_some(now) if self._waiting and self._pause is None else 0.0
+        to_flush, self._to_flush = self._to_flush, {}
+        for connection in to_flush:
+            self.guard(connection, connection.flush, now)
+        if wait_s:
+            self._pause = self._loop.call_later(min(wait_s, _MAX_PAUSE_S), self._end_pause)
+        elif self._waiting and self._pause is None:
+            self._schedule_turn()
+
+    def _end_pause(self) -> None:
+        self._pause = None
+        self._schedule_turn()
+
+    def _begin_some(self, now: float) -> float:
+        """Begin handshakes of those that wait; returns in how many seconds to go on."""
+        is_core_short = self._is_core_short()
         for _ in range(min(self._limits.handshakes_per_turn, len(self._waiting))):
+            if wait_s := self._pace.wait_s(now, is_core_short=is_core_short):
+                return wait_s
+            self._pace.begin()
             try:
                 self._begin(*self._waiting.popleft(), now)
             except Exception as error:
                 self._report.fail(Failure.INTERNAL_ERROR, error)
-        to_flush, self._to_flush = self._to_flush, {}
-        for connection in to_flush:
-            self.guard(connection, connection.flush, now)
-        if self._waiting:
-            self._schedule_turn()
+            self._pace.end(now)
+        return 0.0
 
     def _begin(self, datagram: bytes, path: Path, admitted: Admitted, now: float) -> None:
         connection = self._table.find_first(admitted.first_cid, path)

@@ -16,6 +16,7 @@ from relay.core.registry import Record
 from relay.counters import CounterLog
 from relay.forwarding.sockets import Listener
 from relay.forwarding.supervisor import PoolTimes, WorkerPool, WorkersFailed
+from relay.http3.pace import Core
 from relay.kernel.service import KernelService
 from relay.lifecycle.predecessor import Predecessor
 from relay.lifecycle.start import merged
@@ -57,6 +58,7 @@ class Parts:
         self._control: Control | None = None
         self._kernel: KernelService | None = None
         self._counters: CounterLog | None = None
+        self._core = Core()
         self._answers_lost = 0
 
     @property
@@ -103,6 +105,7 @@ class Parts:
             access=self._access,
             restored=await self._registrations(),
             listeners=self.addresses,
+            is_core_short=self._core.is_short,
         )
         self._counters = CounterLog(self.pool, control, self.listeners, [self])
         self.admin = self._make_admin(control)
@@ -163,6 +166,7 @@ class Parts:
     async def _tell_clients(self) -> None:
         if self._control is not None:
             await self._control.stop()
+        self._core.close()
 
     def _make_admin(self, control: Control) -> AdminService | None:
         if not self.config.admin.is_on:

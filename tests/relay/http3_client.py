@@ -104,7 +104,12 @@ class SlowApplication:
 class World:
     """One server, and where its datagrams go."""
 
-    def __init__(self, app: ASGIApp | None = None, limits: Http3Limits | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp | None = None,
+        limits: Http3Limits | None = None,
+        is_core_short: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.service = Service()
         self.moved: list[tuple[HolderId, Path]] = []
         self.closed: list[HolderId] = []
@@ -121,6 +126,7 @@ class World:
             on_moved=lambda holder, path: self.moved.append((holder, path)),
             on_closed=self.closed.append,
             limits=limits,
+            is_core_short=is_core_short,
         )
         self.to_server: Callable[[bytes, Path], None] = self.server.receive_datagram
         """What the clients' datagrams are given to."""

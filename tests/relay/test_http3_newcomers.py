@@ -1,0 +1,149 @@
+"""How many handshakes begin: with clients that have shown nothing, and while the core is short."""
+
+import asyncio
+import math
+import threading
+import time
+
+import pytest
+
+from relay.http3.pace import BURST_S, SHARE, Core, Pace, judge
+from relay.http3.server import Http3Limits
+from tests.lab.virtual_loop import run_virtual
+from tests.relay.half_open_flood import InitialMaker
+from tests.relay.http3_client import World, path_of
+
+MS = 1_000_000
+
+
+class ProcessorTime:
+    """Passes when it is told to."""
+
+    def __init__(self) -> None:
+        self.spent = 0.0
+
+    def __call__(self) -> float:
+        return self.spent
+
+
+def begun(pace: Pace, used: ProcessorTime, now: float, cost_s: float, *, short: bool) -> int:
+    """How many handshakes of that cost begin at this moment, up to 1,000."""
+    for count in range(1_000):
+        if pace.wait_s(now, is_core_short=short):
+            return count
+        pace.begin()
+        used.spent += cost_s
+        pace.end(now)
+    return 1_000
+
+
+def test_where_nobody_else_wants_the_core_there_is_no_bound() -> None:
+    used = ProcessorTime()
+    assert begun(Pace(used), used, 0.0, 0.001, short=False) == 1_000
+
+
+def test_where_the_core_is_short_a_burst_begins_and_then_a_share() -> None:
+    used = ProcessorTime()
+    pace = Pace(used)
+    cost_s = SHARE / 64  # so each takes a sixty-fourth of a second
+    assert begun(pace, used, 0.0, cost_s, short=True) == int(64 * BURST_S) + 1
+    assert pace.wait_s(0.0, is_core_short=True) == pytest.approx(1 / 64)
+    assert begun(pace, used, 1 / 64 - 1e-9, cost_s, short=True) == 0
+    assert begun(pace, used, 1 / 64, cost_s, short=True) == 1
+    before = used.spent
+    for tick in range(1, 6_401):
+        begun(pace, used, tick / 64, cost_s, short=True)
+    assert used.spent - before == pytest.approx(100 * SHARE, rel=0.01)
+
+
+def test_where_there_is_room_again_nothing_is_owed() -> None:
+    used = ProcessorTime()
+    pace = Pace(used)
+    begun(pace, used, 0.0, 0.01, short=True)
+    assert pace.wait_s(0.0, is_core_short=True) > 0
+    assert begun(pace, used, 0.0, 0.001, short=False) == 1_000
+    assert pace.wait_s(1.0, is_core_short=False) == 0.0
+    assert begun(pace, used, 1.0, SHARE / 64, short=True) == int(64 * BURST_S) + 1
+
+
+@pytest.mark.parametrize(
+    ("ran", "waited", "short"),
+    [(18 * MS, 2 * MS, False), (18 * MS, 2 * MS + 1, True), (0, 20 * MS, True)],
+    ids=["a tenth", "more than a tenth", "never its turn"],
+)
+def test_when_a_core_is_short(ran: int, waited: int, short: bool) -> None:
+    for was_short in (False, True):
+        assert judge(was_short, (5, 7), (5 + ran, 7 + waited)) == (short, (5 + ran, 7 + waited))
+        assert judge(was_short, (5, 7), (5 + 9 * MS, 7 + 10 * MS)) == (was_short, (5, 7))
+
+
+def test_a_core_is_looked_at_where_the_system_tells() -> None:
+    core = Core()
+    others = [threading.Thread(target=lambda: time.sleep(0.01)) for _ in range(3)]
+    for each in others:
+        each.start()
+    assert core.is_short() in (False, True)
+    for each in others:
+        each.join()
+    core.close()
+    core.close()
+    assert core.is_short() is False
+
+
+def test_handshakes_with_clients_that_have_shown_nothing_have_a_rate() -> None:
+    """The last that is begun at once, the first that is asked, and so on a minute later."""
+
+    async def run() -> None:
+        limits = Http3Limits(unproven_per_minute=8)
+        async with World(limits=limits) as world:
+            maker, ports = InitialMaker(), iter(range(2000, 9000))
+
+            async def come(count: int) -> tuple[int, int]:
+                """So many spoofed Initials, far apart; returns how many were admitted and asked."""
+                before = world.server.counters
+                for _ in range(count):
+                    port = next(ports)
+                    cid = b"%08d" % port
+                    world.server.receive_datagram(maker.make(cid), path_of(port))
+                    await asyncio.sleep(0.01)
+                after = world.server.counters
+                return after.half_open - before.half_open, after.retried - before.retried
+
+            assert await come(4) == (4, 0)  # half of them at once
+            assert await come(1) == (0, 1)
+            await asyncio.sleep(7.4)  # one in seven and a half seconds
+            assert await come(1) == (0, 1)
+            await asyncio.sleep(0.1)
+            assert await come(2) == (1, 1)
+            client = await world.connect(1000)  # whoever answers is let in, whatever the rate
+            assert client.quic._retry_count == 1
+            assert (await client.get("/health")).status == 200
+
+            world.server.change_limits(Http3Limits(unproven_per_minute=60))
+            await asyncio.sleep(1.1)
+            assert await come(2) == (1, 1)
+
+    run_virtual(run())
+
+
+def test_newcomers_wait_while_the_core_is_short_and_others_do_not() -> None:
+    async def run() -> None:
+        short = False
+        async with World(is_core_short=lambda: short) as world:
+            client = await world.connect(1000)
+            world.server._pace._until = math.inf  # all that there is was spent
+            short = True
+            late = asyncio.ensure_future(world.connect(1001))
+            await asyncio.sleep(0.5)
+            assert not late.done()
+            assert world.server.counters.connections == 1
+            assert (await client.get("/health")).status == 200
+            world.server._pace._until = 0.0
+            short = False
+            another = asyncio.ensure_future(world.connect(1002))
+            await asyncio.sleep(3.0)
+            assert world.server.counters.connections == 3
+            assert (await (await late).get("/health")).status == 200
+            assert (await (await another).get("/health")).status == 200
+
+    run_virtual(run())

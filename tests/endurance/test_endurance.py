@@ -7,8 +7,12 @@ import sys
 
 import pytest
 
+from peers import Pipe
+from peers.errors import RelayUnreachable
+from peers.network import SystemNetwork
 from tests.conftest import Note
 
+from . import traffic
 from .chaos import run
 from .soak import slope
 from .traffic import CHUNK, Talk, Tally, Wrong
@@ -56,6 +60,38 @@ def test_an_early_end_is_noticed() -> None:
     sent = random.Random("pipe 1 a").randbytes(CHUNK)
     with pytest.raises(Wrong):
         asyncio.run(talk._read(FakePipe(sent), "a"))  # type: ignore[arg-type]  # see above
+
+
+class FakeDialing:
+    """An invite that nobody answers."""
+
+    invite = None
+    is_closed = False
+
+    async def pipe(self) -> Pipe:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def close(self) -> None:
+        self.is_closed = True
+
+
+def test_an_accepter_that_fails_is_told_of_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    dialing, tally = FakeDialing(), Tally()
+
+    async def dial(*_: object, **__: object) -> FakeDialing:
+        return dialing
+
+    async def accept(*_: object, **__: object) -> Pipe:
+        raise RelayUnreachable("not here")
+
+    monkeypatch.setattr(traffic, "dial", dial)
+    monkeypatch.setattr(traffic, "accept", accept)
+    ends = (SystemNetwork(), SystemNetwork())
+    asyncio.run(Talk(tally, "pipe 1", 1.0).run("127.0.0.1:1", ends=ends))
+    assert tally.refused == {"RelayUnreachable": 1}
+    assert not tally.wrong
+    assert dialing.is_closed
 
 
 def test_a_leak_is_noticed() -> None:

@@ -111,7 +111,10 @@ def _parse(pem: bytes, path: Path) -> tuple[x509.Certificate, PrivateKey]:
         ) from None
     except Exception as error:
         # Besides ValueError and UnsupportedAlgorithm the library promises no list of errors.
-        raise IdentityInvalid(f"{path} has no private key in PEM form: {_brief(error)}") from None
+        raise IdentityInvalid(
+            f"{path} is no identity: it has no private key in PEM form ({_brief(error)}); expected"
+            " what 'quicpipe identity' makes"
+        ) from None
     try:
         certificate = x509.load_pem_x509_certificate(pem)
         certified = certificate.public_key()

@@ -20,6 +20,7 @@ from relay.wire.invariants import LongHeader, parse_invariants
 from .errors import IdentityInvalid, InviteExpired, InviteInvalid, printable
 from .identity import parse_fingerprint
 from .relay_name import RelayName
+from .rendezvous.code import looks_like_code
 
 VERSION = 1
 MAX_LINE = 16384
@@ -188,8 +189,15 @@ def _object(text: str) -> dict[str, Any]:
             raise InviteInvalid(
                 f"the invite is truncated: it ends after {len(text)} characters; copy it whole"
             ) from None
+        if looks_like_code(text):
+            raise InviteInvalid(
+                "this is not an invite but a spoken code: say 'quicpipe dial' and the code"
+            ) from None
         why = printable(str(error), 80)
-        raise InviteInvalid(f"this is not an invite: it is not JSON ({why})") from None
+        raise InviteInvalid(
+            f"this is not an invite: it is not JSON ({why}); expected the line that begins"
+            " with '{' and that 'quicpipe dial' prints"
+        ) from None
     if not isinstance(value, dict):
         raise InviteInvalid("this is not an invite: it is JSON, but not an object")
     return value

@@ -21,8 +21,10 @@ def write_private(
     :raises FileUnusable: if the file exists and `overwrite` is not set, or cannot be written.
     """
     # One name per attempt, so that two processes at once do not write into the same file.
-    temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}")
+    temporary = path.parent / f".{path.name[:200]}.{secrets.token_hex(8)}"
     try:
+        if path.is_dir():
+            raise FileUnusable(f"cannot write {path}: it is a folder; name a file in it")
         if not path.parent.is_dir():
             if not make_folder:
                 # A mistyped name must not end up as a folder that nobody looks into.

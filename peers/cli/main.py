@@ -42,11 +42,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse(arguments: Sequence[str] | None) -> Options:
     parser = build_parser()
     options, extra = parser.parse_known_args(arguments, namespace=Options())
+    if options.command is None:
+        parser.error(
+            f"unknown argument: {extra[0][:60]}"
+            if extra
+            else "which command? 'quicpipe accept --code' on one machine, 'quicpipe dial CODE' on"
+            " the other, to begin with"
+        )
+    parser.prog = f"{parser.prog} {options.command}"  # whose help is pointed to
     if any(each.lstrip().startswith("{") for each in extra):
         parser.error(
             "an invite does not belong on the command line, which others can see: give it on"
             " standard input, or by --invite FILE"
         )
+    if extra and options.command == "accept" and is_code(extra[0]):
+        parser.error("a code is dialled: 'quicpipe dial CODE'; --code makes a new one")
     if extra:
         parser.error(f"unknown argument: {extra[0][:60]}")
     wrong = complaint(options)
@@ -75,7 +85,7 @@ def _run(options: Options) -> int:
         case "doctor":
             return _run_async(_module("doctor").doctor_command(options))
         case _:
-            return _AT_ONCE[options.command](options)
+            return _AT_ONCE[options.command or ""](options)
 
 
 def _module(name: str) -> ModuleType:

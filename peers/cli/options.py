@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from .. import keys
-from ..errors import PeersError
+from ..errors import PeersError, printable
 from ..identity import parse_fingerprint
 from ..known_peers import check_label
 from ..paths.path import PathPolicy
@@ -17,6 +17,8 @@ from ..rendezvous.listener import check_name
 
 _LONGEST_LIFETIME_S = 30 * 86400.0
 _DURATION = re.compile(r"(\d{1,7})([smhd]?)", re.ASCII)
+_DIGIT_FIRST = re.compile(r"[\W_]*\d")  # quotes may stand before it
+_LONGEST_CODE = 64
 _UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 STANDARD_STREAM = Path("-")
@@ -27,7 +29,7 @@ Parsed = TypeVar("Parsed")
 class Options(argparse.Namespace):
     """The options of all commands; those that a command does not have keep their default."""
 
-    command: str
+    command: str | None = None
     verbose: bool = False
     relay: RelayName | None = None
     relay_fingerprint: str | None = None
@@ -90,12 +92,22 @@ def whom_to_dial(text: str) -> str:
             "an invite does not belong on the command line, which others can see: it is for"
             " 'quicpipe accept', on standard input or by --invite FILE"
         )
-    return str(_checked(Code.parse, text)) if is_code(text) else peer_or_label(text)
+    if is_code(text):
+        return str(_checked(Code.parse, text))
+    if "sha256" in text.lower() or re.fullmatch(r"[0-9A-Fa-f:\s]{32,}", text):
+        return fingerprint(text)
+    try:
+        return check_label(text)
+    except PeersError:
+        raise argparse.ArgumentTypeError(
+            f"'{printable(text, 60)}' is no code such as 7-crossword-puppet, no fingerprint"
+            " (sha256:…), and no label or name: a letter, then letters, digits, '.', '_' and '-'"
+        ) from None
 
 
 def is_code(text: str) -> bool:
     """Whether somebody who wrote this meant a spoken code: no label or name begins like it."""
-    return _looks_like_label(text) and text.strip()[:1].isdigit()
+    return len(text) < _LONGEST_CODE and _DIGIT_FIRST.match(text) is not None
 
 
 def listener_name(text: str) -> str:

@@ -2,12 +2,15 @@
 
 import argparse
 import importlib.metadata
-from typing import NoReturn
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
+from ..errors import printable
 from .options import (
     duration,
     file_path,
     fingerprint,
+    is_code,
     key_file,
     label,
     listener_name,
@@ -125,6 +128,28 @@ class _Parser(argparse.ArgumentParser):
         self.exit(USAGE, f"{self.prog}: {message} (see '{self.prog} --help')\n")
 
 
+class _WhomToDial(argparse.Action):
+    """One word, or a code that was written with spaces."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        """Keep what is meant."""
+        words = list(values or ())
+        if not words:
+            return
+        if len(words) > 1 and not is_code(words[0]):
+            parser.error(f"unknown argument: {printable(words[1], 60)}")
+        try:
+            namespace.peer = whom_to_dial(" ".join(words))
+        except argparse.ArgumentTypeError as error:
+            parser.error(f"argument PEER: {error}")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
     parser = _Parser(
@@ -135,7 +160,7 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"quicpipe {_version()}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     _add_dial(commands)
     _add_accept(commands)
     identity = _add(commands, "identity", "make or show one's identity", _IDENTITY_EXAMPLES)
@@ -168,9 +193,9 @@ def _add_dial(commands: "_Commands[_Parser]") -> None:
     )
     parser.add_argument(
         "peer",
-        nargs="?",
+        nargs="*",
         default=None,  # argparse would read its SUPPRESS as if it had been given
-        type=whom_to_dial,
+        action=_WhomToDial,
         metavar="PEER",
         help="who listens at the relay: a fingerprint, a label of 'quicpipe pin', or with a pairing"
         " key any name; or the code that 'accept --code' shows; without it an invite is made",

@@ -337,7 +337,7 @@ class PathDriver:
             self._expect_direct()
         self._core.schedule()
         self._set_local(now)
-        _log.info("path: %s: %s", path, reason)
+        _log.debug("path: %s: %s", path, reason)
         self.changes.wake()
         for action in self._listeners:
             action(Change(now, path, reason))

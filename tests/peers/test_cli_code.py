@@ -17,6 +17,8 @@ import segno
 
 from peers import Identity, KnownPeers
 from peers.cli import qr
+from peers.cli.options import Options
+from peers.cli.parser import build_parser
 from peers.errors import UsageError
 from peers.rendezvous.code import Code, word_list
 from tests.lab.processes import RelayProcess
@@ -54,6 +56,22 @@ def read_until(command: Command, word: str) -> str:
         if word in line:
             return line
     raise AssertionError(f"standard error ended without '{word}'")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["7-crossword-puppet"],
+        ["7", "Crossword", "PUPPET"],
+        ["7 cros pup"],
+        ['"7-crossword-puppet"'],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("options", [[], ["--relay", "x"]])
+def test_a_code_is_read_however_it_is_written(words: list[str], options: list[str]) -> None:
+    for line in (["dial", *options, *words], ["dial", *words, *options]):
+        assert build_parser().parse_args(line, Options()).peer == "7-crossword-puppet"
 
 
 def read_code(accepter: Command) -> str:

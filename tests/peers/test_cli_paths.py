@@ -49,6 +49,8 @@ def test_directly_only_says_which_way_and_why(relay: RelayProcess, tmp_path: Pat
     for said in messages(relay, tmp_path, "--direct-only"):
         assert "quicpipe: path: direct to " in said
         assert "proved both ways" in said
+        changes = [line for line in said.splitlines() if line.startswith("quicpipe: path: direct")]
+        assert all(line.endswith(")") for line in changes), "said twice, in two ways"
 
 
 @pytest.mark.parametrize(

@@ -244,7 +244,7 @@ MISTAKES: list[tuple[Sequence[str], str]] = [
     (["dial", NOBODY, "--original"], "no rendezvous"),
     (["dial", NOBODY], "which relay?"),
     (["dial", "sha256:12", "--relay", "x"], "not a fingerprint"),
-    (["dial", "a/b", "--relay", "x"], "not a label"),
+    (["dial", "a/b", "--relay", "x"], "no label or name"),
     (["dial", '{"packet": "x"}', "--relay", "x"], "does not belong on the command line"),
     (["pin", "laptop"], "FINGERPRINT"),
     (["pin", "7", NOBODY], "not a label"),

@@ -21,3 +21,12 @@ def test_a_full_disk_leaves_nothing_behind(
     with pytest.raises(FileUnusable, match="No space left on device"):
         write_private(tmp_path / "secret", b"content", overwrite=overwrite)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", [".", "..", "there", "/"])
+def test_a_folder_is_no_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").mkdir()
+    with pytest.raises(FileUnusable, match="it is a folder"):
+        write_private(Path(name), b"content", overwrite=True)
+    assert [each.name for each in tmp_path.iterdir()] == ["there"]

@@ -1,6 +1,7 @@
 """Hooks for the whole test run."""
 
 import os
+import signal
 from collections.abc import Callable
 
 import pytest
@@ -18,22 +19,27 @@ LONG_RUN = "long run"
 
 Note = Callable[[str], None]
 
-_FIGURES = pytest.StashKey[list[str]]()
+_FIGURE = "figure"
+
+
+def pytest_configure() -> None:
+    """A shell that runs this in the background has its children ignore SIGINT, and ours would
+    inherit that: there are tests of Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
 def note(request: pytest.FixtureRequest) -> Note:
     """Call it with a line of measured figures: it is shown at the end of the run."""
-    name = request.node.name
-    figures = request.config.stash.setdefault(_FIGURES, [])
-    return lambda line: figures.append(f"{name}: {line}")
+    # It travels with the test's report, for that may be made in another process.
+    properties = request.node.user_properties
+    return lambda line: properties.append((_FIGURE, f"{request.node.name}: {line}"))
 
 
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Show the figures, and which skips a machine of this kind must not have: see .ci/run."""
-    figures = config.stash.get(_FIGURES, [])
+    reports = terminalreporter.getreports("passed")
+    figures = [line for each in reports for name, line in each.user_properties if name == _FIGURE]
     if figures:
         terminalreporter.section("figures")
         for line in figures:

@@ -23,9 +23,12 @@ _FIGURE = "figure"
 
 
 def pytest_configure() -> None:
-    """A shell that runs this in the background has its children ignore SIGINT, and ours would
-    inherit that: there are tests of Ctrl-C."""
+    """A shell that runs this in the background has its children ignore SIGINT, nohup(1) SIGHUP,
+    and ours would inherit that: there are tests of both. What has a handler here is not ignored
+    there."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)
 
 
 @pytest.fixture

@@ -29,8 +29,9 @@ check: $(VENV)/.development
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Most tests wait more than they work.
 test: check
-	$(BIN)/pytest
+	$(BIN)/pytest -n 3 --dist loadfile
 
 test-long: $(VENV)/.development
 	QUICPIPE_LONG=1 $(BIN)/pytest --timeout 1800 tests/e2e tests/nat/test_cuts.py

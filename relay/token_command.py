@@ -69,7 +69,9 @@ def _new_secret(path: Path) -> int:
     except TokenFileError as error:
         sys.stderr.write(f"quicpipe-relay token: {error}\n")
         return _FAILED
-    sys.stderr.write(f"a new secret is in {path}: give it to the relay as --token-secret-file\n")
+    sys.stderr.write(
+        f"a new secret is in {path}; as --token-secret-file it lets the relay check tokens\n"
+    )
     return _DONE
 
 

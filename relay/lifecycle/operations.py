@@ -5,6 +5,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from relay import logs
@@ -154,10 +155,13 @@ class Operations:
         if parts.admin is not None:
             parts.admin.reload(config.admin)
         # From here on nothing fails.
+        if config.revoked_file is not None and access.verifier is not None:
+            planned = replace(planned, revoked=len(access.verifier.revoked))
         if certificate.fingerprint != parts.certificate.fingerprint:
             parts.certificate = certificate
             parts.control.change_certificate(certificate)
             log_certificate(certificate, datetime.now(UTC))
+            planned = replace(planned, certificate=certificate.fingerprint)
         parts.control.change_access(access)
         parts.control.change_limits(config.limits, config.lease_s)
         logs.set_level(config.log_level)

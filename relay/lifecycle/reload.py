@@ -24,9 +24,17 @@ class Reload:
     """The keys of settings that are others now."""
     waiting: tuple[str, ...]
     """The keys of settings that are others in the file, but take effect at the next start only."""
+    certificate: str | None = None
+    """The fingerprint of another certificate than before; None: it is the same."""
+    revoked: int | None = None
+    """How many ids the list of revoked tokens has; None: there is no list."""
 
     def __str__(self) -> str:
         said = f"changed: {', '.join(self.applied)}" if self.applied else "no setting changed"
+        if self.certificate is not None:
+            said += f"; the certificate is another one, {self.certificate}"
+        if self.revoked is not None:
+            said += f"; revoked tokens: {self.revoked}"
         if self.waiting:
             said += f"; only a restart or upgrade changes {', '.join(self.waiting)}"
         return said

@@ -77,7 +77,7 @@ def show(value: object) -> str:
             return f"{value:g}"
         case int():
             return f"{value:,}"
-        case tuple():
+        case tuple() if type(value) is tuple:  # an address is one, too, but says itself
             return ", ".join(map(show, value)) or "none"
     return str(value)
 

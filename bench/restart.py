@@ -12,8 +12,10 @@ Prints a line of JSON for each run. It needs root, for large socket buffers and 
 """
 
 import argparse
+import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -165,9 +167,11 @@ def _leave_registrations(path: Path, port: int, count: int) -> None:
 
 
 def _free_port() -> int:
-    with _bound(0) as opened:
-        port: int = opened.getsockname()[1]
-    return port
+    """One that the system gives to nobody while the relay is away."""
+    while True:
+        port = random.randrange(20_000, 30_000)
+        with contextlib.suppress(OSError), _bound(port):
+            return port
 
 
 def _bound(port: int) -> socket.socket:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import random
 import secrets
 import select
 import signal
@@ -276,8 +277,12 @@ def two_peers(relay: LivingRelay, rate: float = 500.0) -> Iterator[Traffic]:
 
 
 def free_port() -> int:
-    """A UDP port that nobody has just now."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-    return port
+    """A UDP port that nobody has, and that the system gives to nobody who asks for any."""
+    while True:
+        port = random.randrange(20_000, 30_000)
+        with (
+            contextlib.suppress(OSError),
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe,
+        ):
+            probe.bind((HOST, port))
+            return port

@@ -13,9 +13,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from relay.access import Access
 from relay.app import create_app
 from relay.certificate import ServerCertificate
-from relay.core.admission import Grant
+from relay.core.admission import Grant, TokenRefusal
 from relay.core.charging import ForwardLimits
-from relay.core.destinations import DestinationRefused
+from relay.core.destinations import DestinationRefusal, DestinationRefused
 from relay.core.events import Cause
 from relay.core.leases import Registrations
 from relay.core.limits import RateLimits
@@ -88,7 +88,7 @@ class Control:
         """To be made and used in a running event loop; `start` before anything else.
 
         :param send: takes datagrams of HTTP/3; may drop them, never raises.
-        :param rate_limits: requests of one source, whatever `access` says.
+        :param rate_limits: requests of one source, whatever `access` and the slots say.
         :param restored: registrations of an earlier run of this relay.
         :param listeners: the relay's own addresses, which it tells peers.
         :param is_core_short: whether newcomers must wait, since others want the core.
@@ -99,9 +99,9 @@ class Control:
         self._gate = Gate(
             access.verifier, max_requests=access.requests_per_token, on_refused=self._tell_refused
         )
-        rate_limits = rate_limits or access.source_rate
+        source_rate = rate_limits or access.source_rate
         self._guard = RegisterGuard(
-            rate_limits, access.token_rate, access.total_rate, on_refused=self._tell_refused
+            source_rate, access.token_rate, access.total_rate, on_refused=self._tell_refused
         )
         self._refused = Counter[str]()
         self._registry = Registry(
@@ -114,9 +114,9 @@ class Control:
         self.is_draining = False
         """Whether only what is registered already may be, and the relay ends when that has."""
         self._rendezvous = RendezvousApp(
-            certificate.fingerprint, limits=rendezvous_limits, rate_limits=rate_limits
+            certificate.fingerprint, limits=rendezvous_limits, rate_limits=source_rate
         )
-        self._slots = SlotsApp(rate_limits=rate_limits)
+        self._slots = SlotsApp(rate_limits=rate_limits)  # else it has its own: a claim is a guess
         self._server = Http3Server(
             self._gate.before(
                 create_app(
@@ -254,6 +254,7 @@ class Control:
         self._gate.verifier = access.verifier
         self._gate.max_requests = access.requests_per_token
         self._guard.change_all(access.source_rate, access.token_rate, access.total_rate)
+        self._rendezvous.change_rate(access.source_rate)
         if access.verifier is not None:
             self.revoke(access.verifier.revoked)
 
@@ -310,8 +311,9 @@ class Control:
         return self._server.counters
 
     def refused_counters(self) -> Mapping[str, int]:
-        """What was not admitted or not registered, by reason."""
+        """What was not admitted or not registered, by reason; all that there are."""
         return {
+            **dict.fromkeys((*TokenRefusal, *RegistryRefusal, *DestinationRefusal), 0),
             **self._gate.refused,
             **{reason.value: count for reason, count in self._registry.refused.items()},
             **self._refused,

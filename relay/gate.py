@@ -68,7 +68,7 @@ class Gate:
         self._wall_clock = wall_clock
         self._running = Counter[str]()  # by subject
         self._refusals = RateLimiter(_REFUSALS)
-        self.refused = Counter[str]()
+        self.refused = Counter[str]({REQUESTS_FULL: 0, TOO_MANY_REFUSED: 0})
         """What was not let in since the start, by reason."""
 
     def before(self, app: ASGIApp) -> ASGIApp:

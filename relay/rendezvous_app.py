@@ -18,6 +18,7 @@ from relay.core.rendezvous import (
     ListenerReplaced,
     NameTaken,
     NobodyListens,
+    Refusal,
     Rendezvous,
     RendezvousFull,
     RendezvousLimits,
@@ -91,6 +92,10 @@ class RendezvousApp:
         others = [each for each in self._relay_fingerprints if each != relay_fingerprint]
         self._relay_fingerprints = [relay_fingerprint, *others][:_OWN_CERTIFICATES]
 
+    def change_rate(self, limits: RateLimits) -> None:
+        """From now on one source may ask so often."""
+        self._guard.change(limits)
+
     def connection_closed(self, holder: HolderId) -> None:
         """An HTTP/3 connection has ended. Its listeners have their time of grace."""
         self._challenges.forget(holder)
@@ -103,7 +108,7 @@ class RendezvousApp:
             "polls": len(self._polls),
             "refused_rate": self._guard.refused,
             "refused_proof": self._proofs_refused,
-            **{f"refused_{why}": count for why, count in self._rendezvous.refused.items()},
+            **{f"refused_{why}": self._rendezvous.refused[why] for why in Refusal},
         }
 
     async def _challenge(self, request: Request) -> Response:

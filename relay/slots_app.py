@@ -9,7 +9,7 @@ from starlette.routing import Route
 
 from relay.core.limits import RateLimits
 from relay.core.rendezvous import RendezvousFull
-from relay.core.slots import NoSuchSlot, SlotConflict, SlotLimits, Slots, SlotsFull
+from relay.core.slots import NoSuchSlot, Refusal, SlotConflict, SlotLimits, Slots, SlotsFull
 from relay.long_poll import LongPolls
 from relay.requests import (
     Clock,
@@ -28,6 +28,7 @@ from relay.wire.slots import (
     RECEIVE_PATH,
     SEND_PATH,
     ClaimRequest,
+    End,
     EndRequest,
     OpenAnswer,
     OpenRequest,
@@ -72,8 +73,8 @@ class SlotsApp:
             "slots": len(self._slots),
             "slot_polls": len(self._polls),
             "slot_refused_rate": self._guard.refused,
-            **{f"slot_refused_{why}": count for why, count in self._slots.refused.items()},
-            **{f"slot_ended_{how}": count for how, count in self._slots.ended.items()},
+            **{f"slot_refused_{why}": self._slots.refused[why] for why in Refusal},
+            **{f"slot_ended_{how}": self._slots.ended[how] for how in End},
         }
 
     async def _open(self, request: Request) -> Response:

@@ -60,7 +60,7 @@ class Destinations:
             raise DestinationRefused(
                 DestinationRefusal.SPECIAL, f"{remote} is not an address that a peer can have"
             )
-        if self._is_own(path):
+        if self._is_own(path, ip):
             raise DestinationRefused(
                 DestinationRefusal.OWN, f"{remote} is an address of this relay itself"
             )
@@ -78,17 +78,21 @@ class Destinations:
                 f"{remote} is on a private network, and the relay's address {path.local} is not",
             )
 
-    def _is_own(self, path: Path) -> bool:
+    def _is_own(self, path: Path, ip: _IP) -> bool:
+        """:param ip: of the peer, or that which its address stands for."""
         remote = path.remote
         if not any(each.port == remote.port for each in self.listeners):
             return False  # the usual case, and quick
+        hosts = {remote.host, str(ip)}
         for each in self.listeners:
             if each.port != remote.port:
                 continue
-            if each.host == remote.host:
+            if each.host in hosts:
                 return True
             is_wildcard = each.host in ("0.0.0.0", "::")
-            if is_wildcard and (remote.host == path.local or remote.host in self.own_hosts()):
+            if is_wildcard and (
+                ip.is_loopback or path.local in hosts or not hosts.isdisjoint(self.own_hosts())
+            ):
                 return True
         return False
 

@@ -99,6 +99,52 @@ def test_the_relay_itself() -> None:
         assert verdict(host, "10.0.0.9", 443, rules=rules) is None
     assert verdict("10.0.0.9", "10.0.0.9", 443, rules=rules) is OWN
     assert verdict("8.8.8.8", "9.9.9.9", 4433, rules=rules) is None
+    # A wildcard hears whatever is sent to loopback; and what stands for an address is one.
+    for host in ("127.0.0.1", "127.255.255.254", "64:ff9b::8.8.4.4", "::ffff:10.0.0.1"):
+        assert verdict(host, "9.9.9.9", 4433, rules=rules) is OWN
+        assert verdict(host, "9.9.9.9", 4434, rules=rules) is None
+    assert verdict("::ffff:10.0.0.9", "10.0.0.9", 443, rules=rules) is OWN
+    assert verdict("127.0.0.1", "10.0.0.9", 443, rules=rules) is None
+
+
+def test_an_address_has_one_spelling_whatever_socket_it_came_by() -> None:
+    mapped = Address.from_sockaddr(("::ffff:10.0.0.9", 443, 0, 0))
+    assert mapped == Address("10.0.0.9", 443)
+    assert Address.from_sockaddr(("2001:DB8:0:0::1", 443, 0, 0)).host == "2001:db8::1"
+    rules = Destinations((mapped,), allow_private=True)
+    with pytest.raises(DestinationRefused) as refused:
+        rules.check(Path(mapped, 0, "10.0.0.9"))
+    assert refused.value.reason is OWN
+
+
+def test_the_edges_of_what_nobody_can_have() -> None:
+    for last, first in (
+        ("0.255.255.255", "1.0.0.0"),
+        ("192.0.0.255", "192.0.1.0"),
+        ("169.254.255.255", "169.255.0.0"),
+        ("239.255.255.255", None),
+        ("255.255.255.255", None),
+        ("1fff:ffff::1", "2000::"),
+        ("4000::", "3fff:ffff:ffff::1"),
+        ("fe80::", "fd00::1"),
+        ("febf:ffff::1", None),
+    ):
+        assert verdict(last, "10.0.0.1") is SPECIAL
+        assert first is None or verdict(first, "fd00::9") is None
+    assert verdict("223.255.255.255", PUBLIC4) is None
+    assert verdict("169.253.255.255", PUBLIC4) is None
+    for outside, inside in (
+        ("9.255.255.255", "10.0.0.0"),
+        ("11.0.0.0", "10.255.255.255"),
+        ("172.15.255.255", "172.16.0.0"),
+        ("192.167.255.255", "192.168.0.0"),
+        ("192.169.0.0", "192.168.255.255"),
+        ("100.63.255.255", "100.64.0.0"),
+        ("198.20.0.0", "198.19.255.255"),
+    ):
+        assert verdict(outside, PUBLIC4) is None
+        assert verdict(inside, PUBLIC4) is PRIVATE
+        assert verdict(inside, "192.168.7.7") is None
 
 
 @given(st.ip_addresses(), st.ip_addresses(), st.integers(0, 65_535))

@@ -120,7 +120,7 @@ def test_everything_wants_a_token(method: str, path: str) -> None:
         answer = await door.ask(method, path)
         answer.assert_problem(401, "this relay wants a token")
         assert answer.headers["www-authenticate"] == 'Bearer realm="quicpipe"'
-        assert door.gate.refused == {"token_missing": 1}
+        assert +door.gate.refused == {"token_missing": 1}
         assert door.grants == []
         assert (await door.ask(method, path, token(registrations=3))).status == 204
         (grant,) = door.grants
@@ -165,7 +165,7 @@ def test_each_refusal_is_counted_by_its_reason() -> None:
             answer.assert_problem(401)
             assert 'error="invalid_token"' in answer.headers["www-authenticate"]
             assert bearer.encode() not in answer.body
-            assert door.gate.refused == {reason: 1}
+            assert +door.gate.refused == {reason: 1}
         (await door.ask("POST", "/v1/listen", token(), token())).assert_problem(401, "more than")
         assert door.grants == []
 
@@ -202,7 +202,7 @@ def test_requests_at_once_of_one_subject() -> None:
         third = await door.ask("GET", "/v1/address", token())
         third.assert_problem(429, "2 requests at once")
         assert int(third.headers["retry-after"]) >= 1
-        assert door.gate.refused == {"requests_of_token_full": 1}
+        assert +door.gate.refused == {"requests_of_token_full": 1}
         waiting.append(asyncio.create_task(door.ask("GET", "/v1/address", token(subject="bob"))))
         await asyncio.sleep(0)
         waiting[0].cancel()
@@ -223,7 +223,7 @@ def test_a_source_that_has_no_good_token_is_told_so_only_so_often() -> None:
             assert (await door.ask("GET", "/v1/address")).status == 401
         answer = await door.ask("GET", "/v1/address", "nonsense")
         answer.assert_problem(429, "without a good token")
-        assert door.gate.refused == {"token_missing": 120, "refused_too_often": 1}
+        assert +door.gate.refused == {"token_missing": 120, "refused_too_often": 1}
         assert (await door.ask("GET", "/v1/address", token())).status == 204
         other = Connection(validated_path=Path(path_of(1).remote._replace(host="192.0.2.9"), 0, ""))
         assert (await door.ask("GET", "/v1/address", connection=other)).status == 401

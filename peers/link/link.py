@@ -325,6 +325,7 @@ class RelayLink:
         now = self._loop.time()
         if connection is None:
             self._liveness = Liveness(now)
+            self._registrations.reclaim()
             self._arm(now)
             return
         self.reconnections += 1

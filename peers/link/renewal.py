@@ -46,7 +46,8 @@ class Renewals:
         self._current = current
         self._loop = asyncio.get_running_loop()
         self._registrations: list[Registration] = []
-        self._tasks: set[asyncio.Task[None]] = set()  # for those that a relay refused to renew
+        self._tasks: set[asyncio.Task[None]] = set()  # for those that are to be renewed by and by
+        self._may_be_astray = False  # a connection that was given up may have taken them along
         self._token = token
         self._watching: asyncio.Task[None] | None = None
 
@@ -84,10 +85,19 @@ class Renewals:
                         self._renew_later(each, error.retry_after_s)
         except (RelayUnreachable, TimeoutError):
             connection.close()
-        if connection.ended.done():
+        self._may_be_astray = connection.ended.done()
+        if self._may_be_astray:
             self._endpoint.release(connection.way)
-            return False
-        return True
+        return not self._may_be_astray
+
+    def reclaim(self) -> None:
+        """The former connection goes on: should another one have registered anything, do so again.
+
+        That the other one's answer did not come is no sign that its request did not get there.
+        """
+        if self._may_be_astray:
+            self._may_be_astray = False
+            self._renew_soon()
 
     async def _watch(self, token: TokenSource) -> None:
         shown = token()
@@ -97,8 +107,11 @@ class Renewals:
             connection = self._current()
             if now != shown and connection is not None:
                 shown = now
-                for each in self:
-                    self._renew_later(each, 0.0)
+                self._renew_soon()
+
+    def _renew_soon(self) -> None:
+        for each in self:
+            self._renew_later(each, 0.0)
 
     def _renew_later(self, registration: Registration, wait_s: float | None) -> None:
         delay_s = REFUSED_RETRY_S if wait_s is None else min(wait_s, LONGEST_RETRY_S)

@@ -175,6 +175,35 @@ def test_handshakes_that_a_nat_cut_in_two_keep_nobody_waiting() -> None:
     scene(main)
 
 
+def test_the_old_connection_takes_back_what_an_attempt_has_registered() -> None:
+    async def main() -> None:
+        world = World()
+        link = await world.connect()
+        await link.register(KEY, Derivation.BLAKE3, 16)
+        way = link.endpoint.current
+        assert way is not None
+        asked = world.relay.requests
+
+        def passes(_: bytes, __: Address, destination: Address) -> bool:
+            # First the old way brings nothing; once the new one has registered, it is the new one.
+            return (destination.port == way.socket.local.port) is (len(asked) > 1)
+
+        world.peer_host.down.passes = passes
+        link._reconnect("a test says so")
+        await until(lambda: asked[-1].source.port != way.socket.local.port)
+        link._acknowledged(now())  # the relay was only slow
+        await until(lambda: asked[-1].source.port == way.socket.local.port, limit_s=5.0)
+        assert link.reconnections == 0
+        assert world.relay.registered == 16
+        world.peer_host.down.passes = None
+        await asyncio.sleep(20.0)
+        assert len(asked) == 3
+        assert world.open_sockets() == 1
+        await world.close(link)
+
+    scene(main)
+
+
 def test_requests_wait_for_the_reconnection() -> None:
     async def main() -> None:
         world = World()

@@ -7,6 +7,7 @@ writes. Both are daemons: one that hangs in a system call does not keep the proc
 
 import asyncio
 import contextlib
+import io
 import os
 import queue
 import stat
@@ -77,6 +78,8 @@ def occupy_standard_descriptors() -> None:
         if getattr(sys, name) is None:
             mode = "r" if descriptor == 0 else "w"
             setattr(sys, name, os.fdopen(descriptor, mode, closefd=False))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # not every terminal knows all our letters
 
 
 class Source:

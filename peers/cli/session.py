@@ -5,6 +5,7 @@ import os
 
 from ..errors import CloseCode, PeersError, UsageError
 from ..identity import parse_fingerprint
+from ..paths.path import Direct
 from ..pipe import Pipe
 from ..relay_name import RelayName
 from .io import Sink, Source, say, say_on_terminal
@@ -14,6 +15,10 @@ from .streams import converse
 RELAY_VARIABLE = "QUICPIPE_RELAY"
 FINGERPRINT_VARIABLE = "QUICPIPE_RELAY_FINGERPRINT"
 ORIGINAL_RELAY_VARIABLE = "QHOST"
+
+TOLD_AFTER_S = 10.0
+"""Seconds after which a pipe that is still on the relay has its reasons told."""
+_LOOK_S = 0.5
 
 _FAILED_HERE = "the command failed; it says why where it runs"
 """What the other side is told: our own messages may name files, and are for our own user."""
@@ -75,10 +80,12 @@ async def talk(
     :param sink: where what comes goes; None: standard output.
     :raises PeersError: if not everything went through, both ways.
     """
+    watching = None
     if options.verbose:
         say(f"the pipe is open, to {pipe.peer}")
         say(pipe.paths().lines()[0])
         pipe.on_path_change(lambda change: say(f"path: {change.path} ({change.reason})"))
+        watching = asyncio.create_task(_tell_of_search(pipe))
     else:
         say_on_terminal("connected")
     try:
@@ -90,17 +97,39 @@ async def talk(
         await pipe.close(CloseCode.FAILED, _FAILED_HERE)
         raise
     finally:
-        if options.verbose:
+        if watching is not None:
+            watching.cancel()
             _report(pipe)
     await pipe.close()
     return 0
 
 
+async def _tell_of_search(pipe: Pipe) -> None:
+    """Say why the pipe stays on the relay: all that was tried after a while, and each giving up."""
+    clock = asyncio.get_running_loop().time
+    began = clock()
+    is_told = had_given_up = False
+    while True:
+        report = pipe.paths()
+        if not is_told and clock() - began >= TOLD_AFTER_S:
+            is_told = True
+            if not isinstance(report.current, Direct):
+                _say_all(report.lines())
+        elif report.has_given_up and not had_given_up:
+            say(f"search: {report.searching}")
+        had_given_up = report.has_given_up
+        await asyncio.sleep(_LOOK_S)
+
+
+def _say_all(lines: list[str]) -> None:
+    for line in lines:
+        say(line)
+
+
 def _report(pipe: Pipe) -> None:
     figures = pipe.statistics()
     rtt = f"{figures.smoothed_rtt_s * 1000:.1f} ms" if figures.smoothed_rtt_s else "unknown"
-    for line in pipe.paths().lines():
-        say(line)
+    _say_all(pipe.paths().lines())
     say(
         f"sent {figures.bytes_sent} bytes in {figures.datagrams_sent} datagrams, received"
         f" {figures.bytes_received} in {figures.datagrams_received}; packets lost"

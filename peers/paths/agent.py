@@ -215,6 +215,7 @@ class PathAgent:
             probes_sent=engine.prober.sent,
             probes_received=engine.prober.received,
             changes=tuple(usage.changes),
+            has_given_up=self.has_given_up,
         )
 
     # Inside

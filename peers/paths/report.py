@@ -1,5 +1,6 @@
 """What an agent tells people: which path is in use, why, and what became of the others."""
 
+from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -76,18 +77,23 @@ class PathReport:
     probes_received: int
     changes: tuple[Change, ...]
     """The latest switches, oldest first."""
+    has_given_up: bool = False
+    """Whether nothing more is tried until something changes; `searching` says why."""
 
     def lines(self) -> list[str]:
         """For people: the path in use and why, then every pair that was tried."""
         lines = [f"path: {self.current} ({self.reason})", f"search: {self.searching}"]
-        lines += [_describe(pair) for pair in self.pairs]
+        seen = Counter(pair.remote for pair in self.pairs)
+        lines += [_describe(pair, is_one_of_many=seen[pair.remote] > 1) for pair in self.pairs]
         lines += [f"refused: {count} candidates: {why}" for why, count in self.refused.items()]
         lines.append(f"probes: {self.probes_sent} sent, {self.probes_received} received")
         return lines
 
 
-def _describe(pair: PairReport) -> str:
-    words = [f"tried: {pair.kind.name.lower()} {pair.remote}: {pair.state}"]
+def _describe(pair: PairReport, *, is_one_of_many: bool) -> str:
+    """:param is_one_of_many: it was tried from other sockets, too, by birthday probing."""
+    where = f" from socket {pair.socket}" if is_one_of_many else ""
+    words = [f"tried: {pair.kind.name.lower()} {pair.remote}{where}: {pair.state}"]
     if pair.round_trip_s is not None:
         words.append(f"{pair.round_trip_s * 1000:.1f} ms, {pair.loss:.0%} lost")
     if pair.why:

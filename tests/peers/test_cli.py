@@ -385,3 +385,10 @@ def test_options_that_a_command_does_not_have_keep_their_default() -> None:
     assert options.expires_s is None
     assert options.peers is None
     assert not options.original
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_help_is_shown_whatever_letters_the_terminal_knows(encoding: str, tmp_path: Path) -> None:
+    result = run("dial", "--help", home=tmp_path, variables={"PYTHONIOENCODING": encoding})
+    assert result.code == 0
+    assert b"sha256:?" in result.out

@@ -49,7 +49,7 @@ class CounterLog:
         counters_logger.info("%s", title, extra={"fields": self.fields()})
 
     def fields(self) -> dict[str, int]:
-        """By name, as they were last reported."""
+        """By name, as they were last reported; without refusals that never occurred."""
         counters = self._pool.counters()
         http3 = self._control.http3_counters
         refused = self._control.refused_counters()
@@ -65,10 +65,10 @@ class CounterLog:
             "http3_handshakes": http3.handshakes,
             "http3_retried": http3.retried,
             "http3_requests": http3.requests,
-            **{f"refused_{why}": count for why, count in refused.items()},
+            **{f"refused_{why}": count for why, count in refused.items() if count},
             **{f"http3_refused_{reason}": count for reason, count in http3.refused.items()},
             **{f"http3_failed_{reason}": count for reason, count in http3.failures.items()},
-            **{f"rendezvous_{name}": count for name, count in rendezvous.items()},
+            **{f"rendezvous_{name}": count for name, count in rendezvous.items() if count},
         }
         for each in self._more:
             fields.update(each.counters())

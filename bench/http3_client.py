@@ -37,7 +37,7 @@ class Http3Client:
         self._quic.connect(server, now=time.monotonic())
         self._flush()
 
-    def request(self, method: str, path: str, body: bytes = b"") -> int:
+    def request(self, method: str, path: str, body: bytes = b"", token: str | None = None) -> int:
         """Send a request; returns the number by which `answer` knows it."""
         stream = self._quic.get_next_available_stream_id()
         headers = [
@@ -45,6 +45,7 @@ class Http3Client:
             (b":scheme", b"https"),
             (b":authority", b"relay"),
             (b":path", path.encode()),
+            *([(b"authorization", f"Bearer {token}".encode())] if token else []),
         ]
         self._http.send_headers(stream, headers, end_stream=not body)
         if body:

@@ -33,7 +33,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments and arguments[0] in _COMMANDS:
         module, function = _COMMANDS[arguments[0]]
         run_command: Callable[[Sequence[str]], int] = getattr(import_module(module), function)
-        return run_command(arguments[1:])
+        try:
+            code = run_command(arguments[1:])
+            sys.stdout.flush()
+        except BrokenPipeError:  # `| head`: nobody wants the rest
+            logs.discard(sys.stdout)
+            return FAILED
+        return code
     parser = config_parser()
     chosen = choose(parser, arguments, os.environ)
     loaded = load_or_exit(parser, chosen)

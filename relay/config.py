@@ -213,6 +213,17 @@ class Chosen:
     file: Path | None
     """Named by the operator; None: the default one, if it exists."""
 
+    @classmethod
+    def of(
+        cls,
+        environment: Mapping[str, str],
+        file: Path | None = None,
+        flags: Mapping[tuple[str, ...], Given] | None = None,
+    ) -> "Chosen":
+        """What `--config` names, or the environment does."""
+        named = file or environment.get(CONFIG_VARIABLE, "").strip() or None
+        return cls(flags or {}, dict(environment), Path(named) if named else None)
+
     def load(self, *, check: bool = True) -> Loaded[Config]:
         """All settings as file, environment and flags say now.
 
@@ -268,8 +279,7 @@ def choose(parser: Parser, arguments: Sequence[str], environment: Mapping[str, s
         flags = flag_values(options, Config)
     except Unfit as error:
         parser.error(str(error))
-    named = options.config or environment.get(CONFIG_VARIABLE, "").strip() or None
-    return Chosen(flags, dict(environment), Path(named) if named else None)
+    return Chosen.of(environment, options.config, flags)
 
 
 def load_or_exit(parser: Parser, chosen: Chosen, *, check: bool = True) -> Loaded[Config]:

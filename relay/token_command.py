@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from relay.access import load_secrets
-from relay.config import Chosen
+from relay.config import DEFAULT_FILE, Chosen
 from relay.core.admission import MAX_NAME, TokenLimits
 from relay.settings.arguments import Parser
 from relay.settings.kinds import Amount, ByteRate, Integer, Kind, Seconds, Unfit
-from relay.settings.load import SettingsError
+from relay.settings.load import CONFIG_VARIABLE, SettingsError
 from relay.tokens import Secrets, TokenFileError, make_secret, new_claims
 
 _DONE, _FAILED = 0, 1
@@ -46,7 +46,7 @@ def run_token(arguments: Sequence[str]) -> int:
     if options.new_secret is not None:
         return _new_secret(options.new_secret)
     try:
-        secrets = _secrets(options.secret_file)
+        secrets = _secrets(options.secret_file, options.config)
     except (SettingsError, TokenFileError) as error:
         sys.stderr.write(f"quicpipe-relay token: {error}\n")
         return _FAILED
@@ -75,10 +75,10 @@ def _new_secret(path: Path) -> int:
     return _DONE
 
 
-def _secrets(file: Path | None) -> Secrets:
+def _secrets(file: Path | None, config: Path | None) -> Secrets:
     if file is not None:
         return Secrets.load(file)
-    secrets = load_secrets(Chosen({}, os.environ, None).load().settings)
+    secrets = load_secrets(Chosen.of(os.environ, config).load(check=False).settings)
     if secrets is None:
         raise TokenFileError("there is no secret: name its file with --secret-file")
     return secrets
@@ -109,6 +109,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         type=Path,
         help="sign with the first secret in it (default: the relay's own setting)",
+    )
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        type=Path,
+        help=f"the relay's settings (default: {CONFIG_VARIABLE}, or {DEFAULT_FILE} if it exists)",
     )
     parser.add_argument(
         "--ttl",

@@ -16,7 +16,7 @@ from relay.admin.settings import DEFAULT_PORT, AdminSettings, AdminTokenError, l
 from relay.config import Chosen
 from relay.settings.arguments import Parser, reader
 from relay.settings.kinds import Seconds
-from relay.settings.load import CONFIG_VARIABLE, SettingsError
+from relay.settings.load import SettingsError
 
 _DONE, _FAILED, _WRONG = 0, 1, 2
 _ROWS_ONCE = 40
@@ -47,8 +47,7 @@ def run_top(arguments: Sequence[str]) -> int:
     settings = AdminSettings()
     if options.url is None or options.token_file is None:
         try:
-            named = options.config or os.environ.get(CONFIG_VARIABLE, "").strip() or None
-            chosen = Chosen({}, os.environ, Path(named) if named else None)
+            chosen = Chosen.of(os.environ, options.config)
             settings = chosen.load(check=False).settings.admin
         except SettingsError as error:
             parser.error(str(error))

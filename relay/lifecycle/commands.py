@@ -12,7 +12,7 @@ from relay.lifecycle.ask import Asking, NoRelay, RelayGone
 from relay.lifecycle.local_socket import Message
 from relay.settings.arguments import Parser, reader
 from relay.settings.kinds import Seconds
-from relay.settings.load import CONFIG_VARIABLE, Given
+from relay.settings.load import CONFIG_VARIABLE
 
 _DONE, _FAILED = 0, 1
 _INTERRUPTED = 130
@@ -181,9 +181,7 @@ def _parser(name: str, description: str) -> Parser:
 def _path(parser: Parser, options: Any) -> Path:
     if options.control_socket is not None:
         return Path(options.control_socket)
-    named = options.config or os.environ.get(CONFIG_VARIABLE, "").strip() or None
-    flags: dict[tuple[str, ...], Given] = {}
-    chosen = Chosen(flags, dict(os.environ), Path(named) if named else None)
+    chosen = Chosen.of(os.environ, options.config)
     path = load_or_exit(parser, chosen, check=False).settings.control_path
     if path is None:
         parser.error("nothing says where the relay's control socket is: give --control-socket")

@@ -145,8 +145,9 @@ class LivingRelay:
 class Peer:
     """A UDP socket that registers."""
 
-    def __init__(self, relay: tuple[str, int]) -> None:
+    def __init__(self, relay: tuple[str, int], token: str | None = None) -> None:
         self.relay = relay
+        self.token = token
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**22)
         self.socket.bind((HOST, 0))
@@ -162,7 +163,7 @@ class Peer:
     def ask(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
         """On the connection that there is."""
         client = self.client or self.connect()
-        return client.wait(client.request(method, path, body))
+        return client.wait(client.request(method, path, body, self.token))
 
     def register(self, count: int = 1, first: int = 1) -> None:
         """Register connection IDs."""
@@ -262,9 +263,11 @@ class Traffic:
 
 
 @contextlib.contextmanager
-def two_peers(relay: LivingRelay, rate: float = 500.0) -> Iterator[Traffic]:
+def two_peers(
+    relay: LivingRelay, rate: float = 500.0, token: str | None = None
+) -> Iterator[Traffic]:
     """Both registered, and packets on their way."""
-    sender, receiver = Peer(relay.address), Peer(relay.address)
+    sender, receiver = Peer(relay.address, token), Peer(relay.address, token)
     try:
         sender.register()
         receiver.register()

@@ -368,13 +368,17 @@ def check_config(*arguments: str, **variables: str) -> subprocess.CompletedProce
 
 def test_check_config_says_what_is_set(tmp_path: Path) -> None:
     file = tmp_path / "relay.toml"
-    file.write_text('listen = ["127.0.0.1:1", "[::1]:1"]\n[xdp]\nmode = "generic"\n')
+    file.write_text(
+        'listen = ["127.0.0.1:1", "[::1]:1"]\n[admin]\nlisten = ["[::1]:2"]\n'
+        '[xdp]\nmode = "generic"\n'
+    )
     done = check_config("--config", str(file), QUICPIPE_RELAY_LEASE="1h")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
         f"settings are right ({file})",
         f"  listen = 127.0.0.1:1, [::1]:1  ({file}: listen)",
         "  lease = 3600  (QUICPIPE_RELAY_LEASE)",
+        f"  admin.listen = [::1]:2  ({file}: admin.listen)",
         f"  xdp.mode = generic  ({file}: xdp.mode)",
     ]
     everything = check_config("--all", "--open").stdout.splitlines()

@@ -217,8 +217,8 @@ def test_the_command_makes_a_secret_and_tokens(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "variables", "code", "said"),
     [
-        ("", {}, 1, "token-secret-file: is needed"),
-        ("", {"QUICPIPE_RELAY_OPEN": "1"}, 1, "name its file with --secret-file"),
+        ("", {}, 1, "there is no secret: name its file with --secret-file"),
+        ("--config /nonexistent", {}, 1, "/nonexistent: there is no such file"),
         ("--secret-file /nonexistent", {}, 1, "cannot read /nonexistent"),
         ("--ttl 0", {}, 2, "'0' is not a number of seconds"),
         ("--rate 5", {}, 2, "is not a rate"),

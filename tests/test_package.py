@@ -47,7 +47,7 @@ def test_every_source_file_travels(installed: Path) -> None:
         path.relative_to(ROOT)
         for package in ("relay", "peers", "bpf")
         for path in (ROOT / package).rglob("*")
-        if path.suffix in {".py", ".c", ".h", ".txt", ".typed"}
+        if path.suffix in {".py", ".c", ".h", ".txt", ".typed", ".html"}
     ]
     assert [str(path) for path in wanted if not (site / path).exists()] == []
 

@@ -1,0 +1,1 @@
+"""What is in packaging/, and what docs/operating.md says."""

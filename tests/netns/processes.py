@@ -47,7 +47,9 @@ class RelayProcess:
         interfaces: str,
         mode: str = "auto",
         lease_s: float = 60.0,
+        options: Sequence[str] = ("--open",),
     ) -> None:
+        """`options`: more of its arguments; whom it admits is among them."""
         self._environment = environment(
             folder,
             QUICPIPE_XDP_IFACE=interfaces,
@@ -56,8 +58,8 @@ class RelayProcess:
             QUICPIPE_XDP_REQUIRE="1",
             QUICPIPE_XDP_CONNECTION_IDS=str(CONNECTION_IDS),
         )
-        options = ["--open", "--listen", str(listen), "--lease", str(lease_s), "--workers", "1"]
-        self._command = command(host, "-m", "relay", "--log-format", "json", *options)
+        where = ["--listen", str(listen), "--lease", str(lease_s), "--workers", "1"]
+        self._command = command(host, "-m", "relay", "--log-format", "json", *where, *options)
         self._log = folder / "relay.log"
         self._process: subprocess.Popen[str] | None = None
 

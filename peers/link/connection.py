@@ -176,9 +176,17 @@ class RelayConnection:
         self._quic.send_ping(self._ping_id)
         self._place.schedule()
 
-    def end_if_silent(self, patience_s: float | None) -> None:
+    @property
+    def heard_at(self) -> float | None:
+        """When anything came last, in loop time; None: nothing did yet."""
+        return self._place.last_heard
+
+    def end_if_silent(self, patience_s: float | None, first_s: float | None = None) -> None:
         """From now on end as soon as for so many seconds something of ours was not acknowledged,
-        and nothing was heard; None: no longer."""
+        and nothing was heard; None: no longer.
+
+        :param first_s: the same until anything is heard, if that is another time.
+        """
         if self._silence_timer is not None:
             self._silence_timer.cancel()
             self._silence_timer = None
@@ -186,9 +194,11 @@ class RelayConnection:
             return
         now = self._loop.time()
         since = now if self._unanswered_since is None else self._unanswered_since
-        left_s = since + patience_s - now
+        limit_s = patience_s if first_s is None or self.heard_at is not None else first_s
+        left_s = since + limit_s - now
         if left_s > 0:
-            self._silence_timer = self._loop.call_later(left_s, self.end_if_silent, patience_s)
+            again = self.end_if_silent
+            self._silence_timer = self._loop.call_later(left_s, again, patience_s, first_s)
         else:
             self.close()
 

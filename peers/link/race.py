@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Callable
 
+from relay.wire.address import Address
+
 from ..endpoint import Endpoint, Way
 from ..errors import PeersError, RelayUnreachable
 from .connection import RelayConnection
@@ -14,9 +16,19 @@ Begin = Callable[[Way], RelayConnection]
 class Race:
     """Runs attempts. What it opened it closes, but for the winner and its way."""
 
-    def __init__(self, endpoint: Endpoint, begin: Begin) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        begin: Begin,
+        patience_s: float | None = None,
+        first_s: float | None = None,
+    ) -> None:
+        """:param patience_s: an attempt ends when it is owed an answer for so long; None: never.
+        :param first_s: the same for its first answer.
+        """
         self._endpoint = endpoint
         self._begin = begin
+        self._patience_s, self._first_s = patience_s, first_s
         self._running: dict[asyncio.Future[None], RelayConnection] = {}
         self.refused: PeersError | None = None
         """Why the first relay that answered is not ours, or cannot be judged."""
@@ -28,14 +40,24 @@ class Race:
         """How many attempts are under way."""
         return len(self._running)
 
-    def enter(self, way: Way, patience_s: float | None = None) -> None:
-        """Start an attempt by this way, which becomes the race's to close, unless it is in use.
-
-        :param patience_s: it ends when the relay owes an answer for so long; None: never.
-        """
+    def enter(self, way: Way) -> None:
+        """Start an attempt by this way, which becomes the race's to close, unless it is in use."""
         connection = self._begin(way)
         self._running[connection.ready] = connection
-        connection.end_if_silent(patience_s)
+        connection.end_if_silent(self._patience_s, self._first_s)
+
+    def tries(self, way: Way) -> bool:
+        """Whether an attempt by this way is under way."""
+        return any(each.way is way for each in self._running.values())
+
+    def tries_afresh(self, relay: Address, current: Way | None) -> bool:
+        """Whether one to this address is, by another way than the current one."""
+        ways = (each.way for each in self._running.values())
+        return any(way.relay == relay and way is not current for way in ways)
+
+    def is_answered(self, since: float) -> bool:
+        """Whether one was answered since then."""
+        return any((each.heard_at or 0.0) > since for each in self._running.values())
 
     async def next_winner(
         self, timeout_s: float, interrupt: asyncio.Future[None] | None = None

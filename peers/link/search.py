@@ -19,8 +19,14 @@ CONNECT_TIMEOUT_S = 10.0
 """Seconds to reach the relay at first."""
 STAGGER_S = 0.25
 """Seconds between the first attempts at two addresses (RFC 8305 §5)."""
-SILENT_ATTEMPT_S = 3.0
-"""Seconds without an answer after which an attempt to reconnect is given up."""
+FIRST_ANSWER_S = 2.0
+"""Seconds without any answer after which an attempt to reconnect is given up, and made anew: its
+probe timeout has backed off."""
+SILENT_ATTEMPT_S = 4.0
+"""The same once the relay has answered: then it is busy, as all look for it that it had."""
+ANSWERED_S = 2.0
+"""Seconds since an attempt's last answer for which no others are made besides: each costs the relay
+a handshake, and a relay that was restarted has enough of them."""
 RESOLVE_INTERVAL_S = 5.0
 """Seconds between two resolutions of the relay's name."""
 SHORT_LIFE_S = 5.0
@@ -95,18 +101,20 @@ class RelaySearch:
         :param recovered: done as soon as the old connection works after all: then None is returned.
         """
         schedule = AttemptSchedule(self._loop.time() + self._rest())
-        race = Race(self._endpoint, self._begin)
+        race = Race(self._endpoint, self._begin, SILENT_ATTEMPT_S, FIRST_ANSWER_S)
         afresh_at = math.inf
         try:
             while not recovered.done():
                 now = self._loop.time() + CLOCK_S
                 if now >= schedule.next_at:
-                    if self._endpoint.current is not None:
-                        race.enter(self._endpoint.current, SILENT_ATTEMPT_S)
+                    current = self._endpoint.current
+                    if current is not None and not race.tries(current):
+                        race.enter(current)
                     schedule.attempted(now)
                     afresh_at = now + STAGGER_S
                 elif now >= afresh_at:
-                    self._attempt_afresh(race)
+                    if not race.is_answered(now - ANSWERED_S):
+                        self._attempt_afresh(race)
                     afresh_at = math.inf
                 left = min(schedule.next_at, afresh_at) - self._loop.time()
                 winner = await race.next_winner(left, recovered)
@@ -134,7 +142,8 @@ class RelaySearch:
             self._resolve_at = now + RESOLVE_INTERVAL_S
             self._resolving = self._loop.create_task(self._resolve_again())
         for address in self._addresses[:FRESH_ADDRESSES]:
-            self._enter(race, address, SILENT_ATTEMPT_S)
+            if not race.tries_afresh(address, self._endpoint.current):
+                self._enter(race, address)
         rest = self._addresses[FRESH_ADDRESSES:]
         self._addresses = rest + self._addresses[:FRESH_ADDRESSES]  # each has its turn
 
@@ -153,12 +162,12 @@ class RelaySearch:
 
         return RelayConnection(self._endpoint, way, self._name.host, check, self._trust.token)
 
-    def _enter(self, race: Race, address: Address, patience_s: float | None = None) -> bool:
+    def _enter(self, race: Race, address: Address) -> bool:
         """Start an attempt on a fresh socket; False: this machine has none for that family."""
         try:
             way = self._endpoint.open(address)
         except OSError as error:
             race.failure = RelayUnreachable(f"no socket for {address}: {error.strerror or error}")
             return False
-        race.enter(way, patience_s)
+        race.enter(way)
         return True

@@ -151,6 +151,21 @@ def test_an_impostor_gets_nothing_and_the_real_one_is_found_later() -> None:
     scene(main)
 
 
+def test_a_relay_that_is_slow_to_answer_gets_few_handshakes() -> None:
+    async def main() -> None:
+        world = World(latency_s=0.9)
+        link = await world.connect()
+        await link.register(KEY, Derivation.BLAKE3, 16)
+        await asyncio.sleep(5.0)
+        world.relay.stop()
+        world.relay = world.start_relay()
+        await until(lambda: world.relay.registered == 16)
+        assert world.relay.connections <= 2  # by the way that we know, and by a fresh socket
+        await world.close(link)
+
+    scene(main)
+
+
 def test_handshakes_that_a_nat_cut_in_two_keep_nobody_waiting() -> None:
     async def main() -> None:
         latency_s = 0.9
@@ -163,7 +178,7 @@ def test_handshakes_that_a_nat_cut_in_two_keep_nobody_waiting() -> None:
         world.relay.stop()
         world.relay = world.start_relay()
         await until(lambda: link._reconnecting is not None)
-        # Four handshakes are under way then. The relay's answers have passed the NAT, and to us
+        # Two handshakes are under way then. The relay's answers have passed the NAT, and to us
         # they are done; what we say to that comes from another port, and the relay ignores it.
         await asyncio.sleep(2.95 * latency_s)
         nat.rebind()

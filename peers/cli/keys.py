@@ -1,6 +1,5 @@
 """`quicpipe identity` and `quicpipe keygen`, and where the other commands find what these made."""
 
-import getpass
 import os
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from ..known_peers import KnownPeers, default_pins_path
 from ..private_file import write_private
 from .io import put, say
 from .options import Options
+from .prompt import ask_unseen
 
 KEY_FILE_VARIABLE = "QUICPIPE_PAIRING_KEY_FILE"
 KEY_VARIABLE = "QUICPIPE_PAIRING_KEY"
@@ -121,14 +121,11 @@ def load_pairing_key(options: Options) -> bytes:
 
 
 def _ask_for_key() -> str:
-    """Ask on the terminal itself: standard input may carry the invite, or the user's data."""
-    missing = UsageError(
-        "a pairing key is needed: give --pairing-key-file FILE (make it with 'quicpipe keygen"
-        f" --output FILE'), or set {KEY_FILE_VARIABLE}"
-    )
-    try:
-        # getpass would fall back to standard input where there is no terminal.
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
-        return getpass.getpass("pairing key (not shown): ")
-    except (OSError, EOFError):
-        raise missing from None
+    """:raises UsageError: there is no terminal."""
+    typed = ask_unseen("pairing key (not shown): ")
+    if typed is None:
+        raise UsageError(
+            "a pairing key is needed: give --pairing-key-file FILE (make it with 'quicpipe keygen"
+            f" --output FILE'), or set {KEY_FILE_VARIABLE}"
+        )
+    return typed

@@ -1,6 +1,5 @@
 """Where the command finds a token for the relay, and to which relay it goes."""
 
-import getpass
 import os
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from ..relay_name import RelayName
 from ..token import TokenFile, TokenSource, fixed_token
 from ..trust import RelayTrust
 from .options import Options
+from .prompt import ask_unseen
 from .session import chosen_fingerprint, environment_names
 
 FILE_VARIABLE = "QUICPIPE_TOKEN_FILE"
@@ -55,13 +55,11 @@ def _token(options: Options) -> TokenSource | None:
 
 
 def _ask() -> str:
-    """Ask on the terminal itself: standard input may carry the invite, or the user's data."""
-    try:
-        # getpass would fall back to standard input where there is no terminal.
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
-        return getpass.getpass("token (not shown): ")
-    except (OSError, EOFError):
+    """:raises UsageError: there is no terminal."""
+    typed = ask_unseen("token (not shown): ")
+    if typed is None:
         raise UsageError(
             "there is no terminal to ask for the token: give --token-file FILE, or set"
             f" {FILE_VARIABLE}"
-        ) from None
+        )
+    return typed

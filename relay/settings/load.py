@@ -23,6 +23,9 @@ from relay.settings.kinds import Unfit, describe, quote
 CONFIG_VARIABLE = ENVIRONMENT_PREFIX + "CONFIG"
 """Names the file in the environment."""
 
+_OF_PEERS = (ENVIRONMENT_PREFIX + "FINGERPRINT",)
+"""What the command `quicpipe` reads: a user may try both in one shell."""
+
 _MAX_FILE = 2**20
 """Bytes of a settings file."""
 
@@ -179,7 +182,7 @@ def _from_environment(
     prefixes = tuple(section.prefix for section in found)
     values = {}
     for variable in sorted(environment):
-        if not variable.startswith(prefixes) or variable == CONFIG_VARIABLE:
+        if not variable.startswith(prefixes) or variable in (CONFIG_VARIABLE, *_OF_PEERS):
             continue
         setting = by_variable.get(variable)
         if setting is None:

@@ -118,6 +118,7 @@ def test_the_environment_says_the_same(tmp_path: Path) -> None:
         "OTHERS_RATE": "x",
         "QUICPIPE_RELAY_ONLY": "",
         "QUICPIPE_RELAY": "where peers find a relay: no setting of ours",
+        "QUICPIPE_RELAY_FINGERPRINT": "by what they know it: neither",
     }
     del environment["QUICPIPE_RELAY_ONLY"]
     assert loaded(tmp_path, None, environment) == loaded(tmp_path, None, environment)

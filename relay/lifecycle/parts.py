@@ -14,9 +14,9 @@ from relay.control import Control
 from relay.core.path import Path
 from relay.core.registry import Record
 from relay.counters import CounterLog
+from relay.crowding import Core
 from relay.forwarding.sockets import Listener
 from relay.forwarding.supervisor import PoolTimes, WorkerPool, WorkersFailed
-from relay.http3.pace import Core
 from relay.kernel.service import KernelService
 from relay.lifecycle.predecessor import Predecessor
 from relay.lifecycle.start import merged

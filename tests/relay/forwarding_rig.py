@@ -76,13 +76,14 @@ class Rig:
             each.setblocking(False)
         sockets = [each.sockets[0] for each in listeners]
         self.loop = make(sockets, self._up[0], [self._wake[0].fileno()])
-        self.set_time(count().__next__)  # each datagram in another second: the door is wide open
+        # Each datagram comes in another second: the door to HTTP/3 is wide open.
+        self.set_door(count().__next__, lambda: False)
 
-    def set_time(self, clock: Callable[[], float]) -> None:
-        """What the time is, for the door to HTTP/3."""
+    def set_door(self, clock: Callable[[], float], is_core_short: Callable[[], bool]) -> None:
+        """Have another door to HTTP/3."""
         if not isinstance(self.loop, PlainLoop | BatchLoop):
             raise TypeError("a loop without a door")
-        self.loop.door = Door(clock)
+        self.loop.door = Door(clock, is_core_short)
 
     def close(self) -> None:
         """Close everything but the listeners."""

@@ -1,15 +1,11 @@
 """How much that may be HTTP/3 is passed up: the last that is, and the first that is not."""
 
+import itertools
+
 import pytest
 
 from relay.core.outcome import Outcome
-from relay.forwarding.door import (
-    REGISTERED_ONE_PER_S,
-    REGISTERED_PER_S,
-    STRANGER_PER_S,
-    STRANGERS_PER_S,
-    Door,
-)
+from relay.forwarding.door import ROOMY, SHORT, Door, Measure
 
 from .forwarding_rig import Sent, long, rig, short
 from .test_loops_agree import LOOPS, follow
@@ -17,15 +13,20 @@ from .test_loops_agree import LOOPS, follow
 BURST = 0.25
 """Seconds of a rate that may come at once."""
 
+NUMBERS = itertools.count()
+
 TO_HTTP3 = short(b"\x80" + bytes(11))
 INITIAL = long(b"original", b"dialer's")
+
+
+BEGIN = 1_000.0
 
 
 class Clock:
     """Stands still unless told."""
 
     def __init__(self) -> None:
-        self.now = 1_000.0
+        self.now = BEGIN
 
     def __call__(self) -> float:
         return self.now
@@ -36,61 +37,82 @@ def admitted(door: Door[str], source: str, most: int, *, is_registered: bool = F
     return sum(door.admits(source, is_registered) for _ in range(most))
 
 
-@pytest.mark.parametrize(
-    ("is_registered", "most"), [(False, STRANGER_PER_S), (True, REGISTERED_ONE_PER_S)]
-)
-def test_of_one_source(is_registered: bool, most: int) -> None:
+def of_all(door: Door[str], is_registered: bool) -> int:
+    """How many pass at this moment, each from a source of its own."""
+    count = 0
+    while door.admits(f"source {next(NUMBERS)}", is_registered):
+        count += 1
+    return count
+
+
+@pytest.mark.parametrize(("measure", "is_short"), [(SHORT, True), (ROOMY, False)])
+@pytest.mark.parametrize("is_registered", [False, True], ids=["stranger", "registered"])
+def test_of_one_source(measure: Measure, is_short: bool, is_registered: bool) -> None:
     clock = Clock()
-    door = Door[str](clock)
-    assert admitted(door, "one", most + 9, is_registered=is_registered) == most
-    assert door.admits("another", is_registered)
-    clock.now += 0.999
-    assert not door.admits("one", is_registered)
-    clock.now += 0.001
-    assert admitted(door, "one", most + 9, is_registered=is_registered) == most
+    door = Door[str](clock, lambda: is_short)
 
-
-@pytest.mark.parametrize(
-    ("is_registered", "rate"), [(False, STRANGERS_PER_S), (True, REGISTERED_PER_S)]
-)
-def test_of_all(is_registered: bool, rate: float) -> None:
-    clock = Clock()
-    door = Door[str](clock)
-    names = iter(range(10**6))
-
-    def all_at_once() -> int:
-        """Each from a source of its own."""
+    def in_a_second() -> int:
+        """Of one source in the same second, at a pace that bounds it no other way."""
         count = 0
-        while door.admits(str(next(names)), is_registered):
-            count += 1
+        for _ in range(4_000):
+            count += door.admits("one", is_registered)
+            clock.now += 0.999 / 4_000
         return count
 
-    burst = int(rate * BURST)
-    assert all_at_once() == burst + 1  # and the one that empties it
+    assert in_a_second() == measure.one
+    assert door.admits("another", is_registered)
+    assert not door.admits("one", is_registered)
+    clock.now = BEGIN + 1.0
+    assert door.admits("one", is_registered)
+
+
+@pytest.mark.parametrize(("measure", "is_short"), [(SHORT, True), (ROOMY, False)])
+@pytest.mark.parametrize("is_registered", [False, True], ids=["strangers", "registered"])
+def test_of_all(measure: Measure, is_short: bool, is_registered: bool) -> None:
+    clock = Clock()
+    door = Door[str](clock, lambda: is_short)
+    rate = measure.registered if is_registered else measure.strangers
+    least = SHORT.registered if is_registered else SHORT.strangers
+    burst = int(rate * BURST) + 1  # and the one that empties it
+    if not is_short:
+        burst += int(least * BURST) + 1
+    assert of_all(door, is_registered) == burst
     assert door.admits("somebody", not is_registered)
-    clock.now += 1.5 / rate
-    assert all_at_once() == 1
     total = 0
     for _ in range(100):
         clock.now += 0.1
-        total += all_at_once()
-    assert total == pytest.approx(rate * 10, abs=2)
+        total += of_all(door, is_registered)
+    assert total == pytest.approx((rate if is_short else rate + least) * 10, rel=0.01)
+
+
+def test_a_core_that_was_short_stays_so_for_a_while() -> None:
+    clock = Clock()
+    short = False
+    door = Door[str](clock, lambda: short)
+    of_all(door, is_registered=False)
+    clock.now += 1.0
+    short = True
+    assert of_all(door, is_registered=False) == int(SHORT.strangers * BURST) + 1
+    short = False
+    clock.now += 1.999
+    assert of_all(door, is_registered=False) == int(SHORT.strangers * BURST) + 1
+    clock.now += 0.001
+    assert of_all(door, is_registered=False) > ROOMY.strangers * BURST
 
 
 def test_a_flood_of_strangers_keeps_nobody_out_who_is_registered() -> None:
-    door = Door[str](Clock())
-    while door.admits(str(object()), is_registered=False):
-        pass
+    door = Door[str](Clock(), lambda: True)
+    of_all(door, is_registered=False)
     assert admitted(door, "peer", 100, is_registered=True) == 100
 
 
 def test_what_it_remembers_is_bounded() -> None:
     clock = Clock()
-    door = Door[str](clock)
+    door = Door[str](clock, lambda: False)
     for number in range(50_000):
         clock.now += 1e-5
         door.admits(str(number), is_registered=False)
-    assert len(door._admitted) <= STRANGERS_PER_S * (1 + BURST) + 1
+    assert len(door._admitted) <= (ROOMY.strangers + SHORT.strangers) * (1 + BURST) + 2
 
 
 @pytest.mark.parametrize("datagram", [TO_HTTP3, INITIAL], ids=["short", "initial"])
@@ -99,13 +121,15 @@ def test_each_loop_drops_what_is_too_much_and_counts_it(name: str, datagram: byt
     clock = Clock()
     with rig(LOOPS[name]) as each:
         follow({name: each})
-        each.set_time(clock)
-        result = each.exchange([Sent(3, datagram)] * 50)
-        for _ in range(STRANGER_PER_S // 50 - 1):
-            result = each.exchange([Sent(3, datagram)] * 50)
-            assert result.outcomes == {Outcome.HTTP3: 50}
+        each.set_door(clock, lambda: True)
+        last = int(SHORT.strangers * BURST) + 1
+        while last:
+            count = min(last, 50)
+            assert each.exchange([Sent(3, datagram)] * count).outcomes == {Outcome.HTTP3: count}
+            last -= count
         result = each.exchange([Sent(3, datagram), Sent(0, datagram), Sent(4, datagram)])
-        assert result.outcomes == {Outcome.HTTP3_TOO_OFTEN: 1, Outcome.HTTP3: 2}
-        assert {each.path(0), each.path(4)} == {message.path for message in result.up}
-        clock.now += 1.0
-        assert each.exchange([Sent(3, datagram)]).outcomes == {Outcome.HTTP3: 1}
+        assert result.outcomes == {Outcome.HTTP3_TOO_OFTEN: 2, Outcome.HTTP3: 1}
+        assert {each.path(0)} == {message.path for message in result.up}
+        clock.now += 1 / SHORT.strangers
+        result = each.exchange([Sent(3, datagram), Sent(4, datagram)])
+        assert result.outcomes == {Outcome.HTTP3: 1, Outcome.HTTP3_TOO_OFTEN: 1}

@@ -2,18 +2,14 @@
 
 import asyncio
 import math
-import threading
-import time
 
 import pytest
 
-from relay.http3.pace import BURST_S, SHARE, Core, Pace, judge
+from relay.http3.pace import BURST_S, SHARE, Pace
 from relay.http3.server import Http3Limits
 from tests.lab.virtual_loop import run_virtual
 from tests.relay.half_open_flood import InitialMaker
 from tests.relay.http3_client import World, path_of
-
-MS = 1_000_000
 
 
 class ProcessorTime:
@@ -64,30 +60,6 @@ def test_where_there_is_room_again_nothing_is_owed() -> None:
     assert begun(pace, used, 0.0, 0.001, short=False) == 1_000
     assert pace.wait_s(1.0, is_core_short=False) == 0.0
     assert begun(pace, used, 1.0, SHARE / 64, short=True) == int(64 * BURST_S) + 1
-
-
-@pytest.mark.parametrize(
-    ("ran", "waited", "short"),
-    [(18 * MS, 2 * MS, False), (18 * MS, 2 * MS + 1, True), (0, 20 * MS, True)],
-    ids=["a tenth", "more than a tenth", "never its turn"],
-)
-def test_when_a_core_is_short(ran: int, waited: int, short: bool) -> None:
-    for was_short in (False, True):
-        assert judge(was_short, (5, 7), (5 + ran, 7 + waited)) == (short, (5 + ran, 7 + waited))
-        assert judge(was_short, (5, 7), (5 + 9 * MS, 7 + 10 * MS)) == (was_short, (5, 7))
-
-
-def test_a_core_is_looked_at_where_the_system_tells() -> None:
-    core = Core()
-    others = [threading.Thread(target=lambda: time.sleep(0.01)) for _ in range(3)]
-    for each in others:
-        each.start()
-    assert core.is_short() in (False, True)
-    for each in others:
-        each.join()
-    core.close()
-    core.close()
-    assert core.is_short() is False
 
 
 def test_handshakes_with_clients_that_have_shown_nothing_have_a_rate() -> None:

@@ -1,0 +1,58 @@
+"""Whether a core is short: whether others want it, too, while one wants it oneself (Linux)."""
+
+import contextlib
+import os
+
+_SHORT_ABOVE = 0.1
+"""The core is short if this thread had to wait for it for more than so much of its time there."""
+
+_JUDGED_S = 0.02
+"""Seconds of running and waiting after which that is judged anew."""
+
+_SCHEDSTAT = "/proc/thread-self/schedstat"
+
+
+class Core:
+    """That on which the thread runs that asks first; it is for no other thread."""
+
+    def __init__(self) -> None:
+        """Where the system does not tell, a core is never short."""
+        self._file: int | None = None
+        self._judged = 0, 0
+        self._is_short = False
+
+    def is_short(self) -> bool:
+        """As it was lately: some hundredths of a second of what this thread wanted."""
+        if self._file is None:
+            self._file = -1
+            with contextlib.suppress(OSError):
+                self._file = os.open(_SCHEDSTAT, os.O_RDONLY | os.O_CLOEXEC)
+        if self._file < 0:
+            return False
+        # Nanoseconds: for which it ran, and for which it could have run.
+        ran, waited = map(int, os.pread(self._file, 80, 0).split()[:2])
+        self._is_short, self._judged = judge(self._is_short, self._judged, (ran, waited))
+        return self._is_short
+
+    def close(self) -> None:
+        """No more."""
+        if self._file is not None and self._file >= 0:
+            os.close(self._file)
+        self._file = -1
+        self._is_short = False
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def judge(
+    was_short: bool, before: tuple[int, int], now: tuple[int, int]
+) -> tuple[bool, tuple[int, int]]:
+    """Whether a core is short, and since when that is so.
+
+    :param before: when it was last judged, nanoseconds run and waited; `now` likewise.
+    """
+    ran, waited = now[0] - before[0], now[1] - before[1]
+    if ran + waited < _JUDGED_S * 1e9:
+        return was_short, before
+    return waited > _SHORT_ABOVE * (ran + waited), now

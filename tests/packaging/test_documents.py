@@ -115,6 +115,7 @@ def test_the_example_of_a_backend_makes_good_tokens(
     exec(compile(code, "backend.py", "exec"), example)
     backend = example["HTTPServer"](("127.0.0.1", 0), example["Backend"])
     monkeypatch.setattr(example["Backend"], "log_message", lambda *_: None)
+    port = backend.server_port
     with backend:
         for user, status in (("alice", 200), (None, 401)):
             thread = threading.Thread(target=backend.handle_request)

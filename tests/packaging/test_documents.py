@@ -120,9 +120,7 @@ def test_the_example_of_a_backend_makes_good_tokens(
         for user, status in (("alice", 200), (None, 401)):
             thread = threading.Thread(target=backend.handle_request)
             thread.start()
-            client = http.client.HTTPConnection(
-                "127.0.0.1", backend.server_port, timeout=PATIENCE_S
-            )
+            client = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
             client.request("GET", "/", headers={"X-User": user} if user else {})
             answer = client.getresponse()
             text = answer.read().decode()

@@ -29,6 +29,11 @@ PEACE_S = (0.5, 4.0)
 """Between two troubles. Now and then two come at a time."""
 RENEWAL_S = 15.0
 """How often a pipe is closed in order, and another one opened."""
+UNWELL_S = 3.0
+"""A pipe that was not heard for so long is not well."""
+MOST_UNWELL_S = 10.0
+"""Seconds since all were well after which there is no further outage. Else several in a row, on a
+slow machine above all, keep pipes apart for the 30 s that they live, whatever the peers do."""
 LAST_PEACE_S = 6.0
 MOST_MINUTES = 120.0
 
@@ -65,27 +70,56 @@ class Outcome:
 class Chaos:
     """One run, on loopback."""
 
-    def __init__(self, relay: RelayProcess, network: UdpShim, troubles: Troubles) -> None:
-        self._relay, self._network, self._troubles = relay, network, troubles
+    def __init__(self, network: UdpShim) -> None:
+        self._network = network
+        self._recovered = asyncio.Event()
+        self._recovered.set()
         self.outcome = Outcome()
         self._talks: dict[Talk, asyncio.Task[None]] = {}
         self._number = 0
 
     async def run(
-        self, devices: list[MovableNetwork], seconds: float, rate: float, chance: random.Random
+        self,
+        devices: list[MovableNetwork],
+        troubles: Troubles,
+        seconds: float,
+        rate: float,
+        chance: random.Random,
     ) -> None:
         """Let it be chaos for a while, then peace; then all pipes must end in order."""
         for device in devices:
             self._begin(device, rate)
         await asyncio.sleep(3.0)
         end = time.monotonic() + seconds
+        watching = asyncio.create_task(self._watch())
         renewing = asyncio.create_task(self._renew(devices, rate, chance, end))
         # What has begun comes to its end: a relay that was killed is there again.
-        await asyncio.gather(self._trouble(chance, end), self._trouble(chance, end, 4.0), renewing)
+        await asyncio.gather(
+            self._trouble(troubles, chance, end),
+            self._trouble(troubles, chance, end, 4.0),
+            renewing,
+        )
+        watching.cancel()
         await asyncio.sleep(LAST_PEACE_S)
         for talk in self._talks:
             talk.stop()
         await asyncio.gather(*self._talks.values())
+
+    async def recovery(self) -> None:
+        """Wait until there may be another outage: all pipes are well, or were just now."""
+        await self._recovered.wait()
+
+    async def _watch(self) -> None:
+        well_at = time.monotonic()
+        while True:
+            now = time.monotonic()
+            if all(talk.silent_s(now) < UNWELL_S for talk in self._talks):
+                well_at = now
+            if now - well_at < MOST_UNWELL_S:
+                self._recovered.set()
+            else:
+                self._recovered.clear()
+            await asyncio.sleep(0.1)
 
     def _begin(self, device: MovableNetwork, rate: float) -> None:
         self._number += 1
@@ -94,13 +128,15 @@ class Chaos:
         task = asyncio.create_task(talk.run(str(self._network.address), ends=ends))
         self._talks[talk] = task
 
-    async def _trouble(self, chance: random.Random, end: float, rarer: float = 1.0) -> None:
+    async def _trouble(
+        self, troubles: Troubles, chance: random.Random, end: float, rarer: float = 1.0
+    ) -> None:
         while time.monotonic() < end:
             await asyncio.sleep(chance.uniform(*PEACE_S) * rarer)
-            name = chance.choice(sorted(self._troubles.kinds))
+            name = chance.choice(sorted(troubles.kinds))
             self.outcome.troubles[name] += 1
             began = time.time()
-            await self._troubles.cause(name)
+            await troubles.cause(name)
             self.outcome.diary.append((began, time.time(), name))
 
     async def _renew(
@@ -131,9 +167,9 @@ def run(pipes: int, seconds: float, seed: int, rate: float) -> Outcome:
         network = UdpShim(relay.address, seed=seed, limit_s=seconds + 300.0, own_addresses=True)
         undo.enter_context(network)
         devices = [MovableNetwork() for _ in range(pipes)]
-        troubles = Troubles(relay, network, devices, files, clock, chance)
-        chaos = Chaos(relay, network, troubles)
-        asyncio.run(chaos.run(devices, seconds, rate, chance))
+        chaos = Chaos(network)
+        troubles = Troubles(relay, network, devices, files, clock, chance, chaos.recovery)
+        asyncio.run(chaos.run(devices, troubles, seconds, rate, chance))
         if not chaos.outcome.is_right:
             _keep(state / "relay.log", chaos.outcome)
     return chaos.outcome

@@ -12,8 +12,7 @@ from peers.errors import RelayUnreachable
 from peers.network import SystemNetwork
 from tests.conftest import Note
 
-from . import traffic
-from .chaos import run
+from . import chaos, traffic
 from .soak import slope
 from .traffic import CHUNK, Talk, Tally, Wrong
 
@@ -21,7 +20,9 @@ from .traffic import CHUNK, Talk, Tally, Wrong
 def test_a_little_chaos(note: Note) -> None:
     if sys.platform != "linux":
         pytest.skip("the troubles need Linux: /proc, several loopback addresses, prlimit")
-    outcome = run(pipes=4, seconds=10.0, seed=int.from_bytes(os.urandom(4), "big"), rate=10_000.0)
+    outcome = chaos.run(
+        pipes=4, seconds=10.0, seed=int.from_bytes(os.urandom(4), "big"), rate=10_000.0
+    )
     for line in outcome.lines():
         note(line)
     assert outcome.tally.wrong == []
@@ -92,6 +93,34 @@ def test_an_accepter_that_fails_is_told_of_at_once(monkeypatch: pytest.MonkeyPat
     assert tally.refused == {"RelayUnreachable": 1}
     assert not tally.wrong
     assert dialing.is_closed
+
+
+class FakeTalk:
+    """A pipe that is as silent as it is told to be."""
+
+    silence_s = 0.0
+
+    def silent_s(self, _: float) -> float:
+        return self.silence_s
+
+
+def test_outages_wait_until_all_pipes_are_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chaos, "MOST_UNWELL_S", 0.3)
+
+    async def main() -> None:
+        run, talk = chaos.Chaos(None), FakeTalk()  # type: ignore[arg-type]  # no network is needed
+        run._talks = {talk: None, FakeTalk(): None}  # type: ignore[dict-item]  # see above
+        watching = asyncio.create_task(run._watch())
+        await run.recovery()
+        talk.silence_s = chaos.UNWELL_S + 1.0
+        await asyncio.sleep(0.6)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(run.recovery(), 0.6)
+        talk.silence_s = 0.0
+        await asyncio.wait_for(run.recovery(), 10.0)
+        watching.cancel()
+
+    asyncio.run(main())
 
 
 def test_a_leak_is_noticed() -> None:

@@ -48,11 +48,16 @@ class Talk:
         self._name = name
         self._rate = rate
         self._stop = asyncio.Event()
+        self._heard: dict[str, float] = {}
         self.is_open = False
 
     def stop(self) -> None:
         """End in order: finish the streams, see that all arrived, close."""
         self._stop.set()
+
+    def silent_s(self, now: float) -> float:
+        """For how long one end has heard nothing of the other's stream; 0.0 if it is not open."""
+        return now - min(self._heard.values(), default=now) if self.is_open else 0.0
 
     async def run(self, relay: str, *, ends: tuple[Network, Network]) -> None:
         """Open, talk until `stop`, close. Never raises for what the network does."""
@@ -96,11 +101,12 @@ class Talk:
     async def _read(self, pipe: Pipe, side: str) -> None:
         source, expected, position = self._source(side), b"", 0
         stream = await pipe.accept_stream()
-        heard = time.monotonic()
+        self._heard[side] = time.monotonic()
         while data := await stream.read():
             now = time.monotonic()
-            self._tally.longest_silence_s = max(self._tally.longest_silence_s, now - heard)
-            heard = now
+            silence_s = now - self._heard[side]
+            self._tally.longest_silence_s = max(self._tally.longest_silence_s, silence_s)
+            self._heard[side] = now
             while len(expected) < len(data):
                 expected += source.randbytes(CHUNK)
             if not expected.startswith(data):

@@ -19,6 +19,16 @@ _FULL_DISK_BYTES = 2**20
 _LOCAL = [f"127.0.0.{last}" for last in range(1, 10)]
 _MOST_OUTAGE_S = 8.0
 """Well below the time after which a pipe is given up for lost (30 s)."""
+_OUTAGES = frozenset(
+    {
+        "the relay is killed",
+        "the relay is restarted",
+        "the relay stands still",
+        "the disk is full",
+        "no network at all",
+    }
+)
+"""Nobody gets through meanwhile."""
 _OF_THE_RELAY = frozenset(
     {
         "the relay is killed",
@@ -43,9 +53,13 @@ class Troubles:
         files: Path,
         clock: Path | None,
         chance: random.Random,
+        recovery: Callable[[], Awaitable[None]],
     ) -> None:
         """:param files: the relay's state directory; a small file system of its own, or not.
-        :param clock: libfaketime's file, if the relay runs under it."""
+        :param clock: libfaketime's file, if the relay runs under it.
+        :param recovery: waits until there may be another outage.
+        """
+        self._recovery = recovery
         self._relay, self._network, self._devices = relay, network, devices
         self._files, self._clock, self._chance = files, clock, chance
         self._relay_lock = asyncio.Lock()
@@ -74,10 +88,15 @@ class Troubles:
         waits for another one that does."""
         if name in _OF_THE_RELAY:
             async with self._relay_lock:
-                await self.kinds[name]()
+                await self._begin(name)
                 self._relay.check_runs()
         else:
-            await self.kinds[name]()
+            await self._begin(name)
+
+    async def _begin(self, name: str) -> None:
+        if name in _OUTAGES:
+            await self._recovery()
+        await self.kinds[name]()
 
     def _seconds(self, most: float = _MOST_OUTAGE_S) -> float:
         return self._chance.uniform(0.5, most)

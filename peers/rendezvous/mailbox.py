@@ -166,7 +166,8 @@ class Mailbox:
                 self._id = None
                 raise ListenerReplaced(
                     "another program with the same identity listens at the relay"
-                    f" {self._link.name} since"
+                    f" {self._link.name} now, and dialers come to that one: end one of them, or"
+                    " give one --identity FILE of its own"
                 )
             case _:
                 raise failure(response)

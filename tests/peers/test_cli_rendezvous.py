@@ -214,6 +214,7 @@ def test_a_second_listener_with_the_same_identity(at: list[str], there: Path) ->
             ended = first.finish()
             assert ended.code == 1
             assert "same identity" in ended.complaint
+            assert "--identity FILE" in ended.complaint
             assert second.process.poll() is None
 
 

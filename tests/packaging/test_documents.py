@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from relay.__main__ import _COMMANDS
 from relay.admin.metrics import PREFIX
 from relay.admin.source import Totals
 from relay.certificate import ServerCertificate
@@ -27,6 +28,7 @@ from relay.forwarding.sockets import RECEIVE_BUFFER, SEND_BUFFER
 from relay.gate import REQUESTS_FULL, TOO_MANY_REFUSED
 from relay.requests import TOO_OFTEN_BY_SOURCE, TOO_OFTEN_BY_TOKEN, TOO_OFTEN_IN_ALL
 from relay.settings.declare import sections
+from relay.settings.help import EXAMPLES
 from relay.tokens import Secrets, Verifier, make_secret
 from tests.admin.fake_relay import FakeRelay
 from tests.admin.test_metrics import scrape
@@ -66,6 +68,12 @@ def test_every_setting_is_in_the_documents() -> None:
         if setting.key.rpartition(".")[2] not in SAID and setting.key not in SAID
     ]
     assert missing == []
+
+
+def test_every_command_is_in_help_and_in_the_documents() -> None:
+    for command in _COMMANDS:
+        assert f"quicpipe-relay {command}" in EXAMPLES
+        assert f"quicpipe-relay {command}" in OPERATING + KERNEL
 
 
 def test_every_metric_is_in_the_documents(metrics: set[str]) -> None:

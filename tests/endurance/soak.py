@@ -1,8 +1,8 @@
 """`python -m tests.endurance.soak`: an hour of moderate load, and whether memory stays flat.
 
 Pipes talk through one relay, without troubles but with a little loss; every few seconds one of them
-ends and another one takes its place. Memory (proportional set size) is sampled of the relay's
-control process, its workers, and the peers; a line is laid through each after a warm-up.
+ends and another one takes its place. Memory that is no file's is sampled of the relay's control
+process, its workers, and the peers; a line is laid through each after a warm-up.
 """
 
 import argparse
@@ -27,8 +27,9 @@ LOSS = 0.001
 RENEWAL_S = 3.0
 SAMPLES = 240
 """Over the whole run."""
-WARM_UP = 0.25
-"""Of the run, in which memory may grow: caches, pools, the interpreter's own."""
+WARM_UP = 0.5
+"""Of the run, in which memory may grow: caches, pools, and the holes between what lives for a
+second and what lives for a minute, which fill up ever more slowly. A leak goes on."""
 MOST_MINUTES = 24 * 60.0
 LEAST_NOISE_MB = 1.0
 """A slope that makes less of a difference over the run is none, however quiet the samples are."""
@@ -43,6 +44,7 @@ class Slope:
     last_mb: float
     rise_mb: float
     """Of the line, from its beginning to its end."""
+    per_hour_mb: float
     noise_mb: float
     """Twice the standard deviation of the samples around it."""
 
@@ -55,16 +57,18 @@ class Slope:
         verdict = "flat" if self.is_flat else "NOT FLAT"
         return (
             f"{self.name}: {self.first_mb:.1f} MB at first, {self.last_mb:.1f} MB at last; line"
-            f" {self.rise_mb:+.2f} MB over the run, noise {self.noise_mb:.2f} MB: {verdict}"
+            f" {self.rise_mb:+.2f} MB, {self.per_hour_mb:+.2f} MB/h,"
+            f" noise {self.noise_mb:.2f} MB: {verdict}"
         )
 
 
 def slope(name: str, samples: Sequence[tuple[float, float]]) -> Slope:
-    """Of samples of time (any unit) and MB, at least three."""
+    """Of samples of time (seconds) and MB, at least three."""
     line = statistics.linear_regression(*zip(*samples, strict=True))
     around = [mb - (line.intercept + line.slope * when) for when, mb in samples]
     rise = line.slope * (samples[-1][0] - samples[0][0])
-    return Slope(name, samples[0][1], samples[-1][1], rise, 2 * statistics.pstdev(around))
+    noise = 2 * statistics.pstdev(around)
+    return Slope(name, samples[0][1], samples[-1][1], rise, line.slope * 3600.0, noise)
 
 
 class Soak:
@@ -115,9 +119,9 @@ class Soak:
 
 
 def _memory_mb(pid: int) -> float:
-    """Proportional set size."""
+    # Pages of files are shared with whoever else runs: their share changes without us.
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
+        if line.startswith("Anonymous:"):
             return int(line.split()[1]) / 1024
     raise RuntimeError(f"the system does not tell the memory of process {pid}")
 

@@ -6,6 +6,7 @@ import os
 from ..errors import CloseCode, PeersError, UsageError
 from ..identity import parse_fingerprint
 from ..paths.path import Direct
+from ..paths.report import Change
 from ..pipe import Pipe
 from ..relay_name import RelayName
 from .io import Sink, Source, say, say_on_terminal
@@ -84,7 +85,7 @@ async def talk(
     if options.verbose:
         say(f"the pipe is open, to {pipe.peer}")
         say(pipe.paths().lines()[0])
-        pipe.on_path_change(lambda change: say(f"path: {change.path} ({change.reason})"))
+        pipe.on_path_change(lambda change: say(_describe(change, options)))
         watching = asyncio.create_task(_tell_of_search(pipe))
     else:
         say_on_terminal("connected")
@@ -102,6 +103,12 @@ async def talk(
             _report(pipe)
     await pipe.close()
     return 0
+
+
+def _describe(change: Change, options: Options) -> str:
+    if options.direct_only and not isinstance(change.path, Direct):
+        return f"path: none; nothing is sent by the relay ({change.reason})"
+    return f"path: {change.path} ({change.reason})"
 
 
 async def _tell_of_search(pipe: Pipe) -> None:

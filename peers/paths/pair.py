@@ -202,7 +202,8 @@ class Pair:
 
     def _explain(self) -> str:
         if self.state is PairState.FAILED:
-            return self.why
+            has_worked = self.has_worked and not self.why.startswith("worked")
+            return f"worked before; now: {self.why}" if has_worked else self.why
         before = f"before: {self.why}" if self.why else ""
         return "; ".join(filter(None, (self._lacks(), before)))
 

@@ -95,7 +95,9 @@ def _describe(pair: PairReport, *, is_one_of_many: bool) -> str:
     where = f" from socket {pair.socket}" if is_one_of_many else ""
     words = [f"tried: {pair.kind.name.lower()} {pair.remote}{where}: {pair.state}"]
     if pair.round_trip_s is not None:
-        words.append(f"{pair.round_trip_s * 1000:.1f} ms, {pair.loss:.0%} lost")
+        answers = pair.state in (PairState.ANSWERED, PairState.VALID)
+        ms = f"{pair.round_trip_s * 1000:.1f} ms"
+        words.append(f"{ms}, {pair.loss:.0%} lost" if answers else f"{ms} when it answered")
     if pair.why:
         words.append(pair.why)
     return ", ".join(words)

@@ -8,11 +8,13 @@ from typing import cast
 import pytest
 
 from peers.auth import InviteKey
-from peers.cli.session import TOLD_AFTER_S, _report, _tell_of_search
+from peers.cli.options import Options
+from peers.cli.session import TOLD_AFTER_S, _describe, _report, _tell_of_search
 from peers.paths.candidate import Kind
 from peers.paths.driver import no_paths
-from peers.paths.path import Direct
-from peers.paths.report import PairReport, PairState, PathReport
+from peers.paths.pair import Pair
+from peers.paths.path import RELAY, Direct
+from peers.paths.report import Change, PairReport, PairState, PathReport
 from peers.pipe import Pipe
 from relay.wire.address import Address
 from tests.lab.virtual_loop import run_virtual
@@ -90,6 +92,33 @@ def test_a_direct_pipe_is_not_explained_before_its_end(capsys: pytest.CaptureFix
 
     run_virtual(main())
     assert capsys.readouterr().err == ""
+
+
+def test_a_path_that_has_worked_says_so_when_it_fails_again() -> None:
+    pair = Pair(1, TRIED.remote, Kind.OUTSIDE)
+    pair.request_came(0.0)
+    pair.answer_came(72, 0.0, 0.02)
+    pair.answer_came(1200, 0.0, 0.02)
+    (valid,) = replace(no_paths(True), pairs=(pair.report(),)).lines()[2:-1]
+    assert valid == "tried: outside 192.0.2.1:4000: valid, 20.0 ms, 0% lost"
+    pair.fail("worked, then: keepalives are not answered", 1.0)
+    assert pair.report().why == "worked, then: keepalives are not answered"
+    pair.fail("no answer", 9.0)
+    (failed,) = replace(no_paths(True), pairs=(pair.report(),)).lines()[2:-1]
+    assert failed == (
+        "tried: outside 192.0.2.1:4000: failed, 20.0 ms when it answered, worked before; now:"
+        " no answer"
+    )
+
+
+def test_without_the_relay_a_lost_path_is_none() -> None:
+    change = Change(0.0, RELAY, "its socket is closed")
+    options = Options()
+    assert _describe(change, options) == "path: by the relay (its socket is closed)"
+    options.direct_only = True
+    assert _describe(change, options) == (
+        "path: none; nothing is sent by the relay (its socket is closed)"
+    )
 
 
 def test_one_address_tried_from_two_sockets_is_told_apart() -> None:

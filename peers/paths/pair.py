@@ -167,7 +167,8 @@ class Pair:
             self._plan.popleft()
             return SMALL
         if self._patience_ends is not None and self._patience_ends <= now:
-            self.fail(self._lacks() or "no answer", now)
+            why = self._lacks() or "no answer"
+            self.fail(f"worked before; now: {why}" if self.has_worked else why, now)
         return None
 
     def next_due(self) -> float | None:
@@ -202,8 +203,7 @@ class Pair:
 
     def _explain(self) -> str:
         if self.state is PairState.FAILED:
-            has_worked = self.has_worked and not self.why.startswith("worked")
-            return f"worked before; now: {self.why}" if has_worked else self.why
+            return self.why
         before = f"before: {self.why}" if self.why else ""
         return "; ".join(filter(None, (self._lacks(), before)))
 

@@ -103,7 +103,9 @@ def test_a_path_that_has_worked_says_so_when_it_fails_again() -> None:
     assert valid == "tried: outside 192.0.2.1:4000: valid, 20.0 ms, 0% lost"
     pair.fail("worked, then: keepalives are not answered", 1.0)
     assert pair.report().why == "worked, then: keepalives are not answered"
-    pair.fail("no answer", 9.0)
+    pair.plan(2.0, (0.0,))
+    assert pair.due(2.0) == 72
+    assert pair.due(9.0) is None
     (failed,) = replace(no_paths(True), pairs=(pair.report(),)).lines()[2:-1]
     assert failed == (
         "tried: outside 192.0.2.1:4000: failed, 20.0 ms when it answered, worked before; now:"

@@ -15,6 +15,9 @@ from relay.wire.address import Address
 logger = logging.getLogger(__name__)
 
 TICK_S = 1.0
+_LOOK_S = 0.05
+"""How often it is seen by how much the event loop is late: what stalls it for longer is missed by
+no more than that."""
 
 
 class AdminService:
@@ -40,6 +43,8 @@ class AdminService:
         self._made = create_admin_app(self.sight, self._rules, offer)
         self._server = AdminServer(self._made.app)
         self._timer: asyncio.TimerHandle | None = None
+        self._look_timer: asyncio.TimerHandle | None = None
+        self._late_s = 0.0
 
     @property
     def addresses(self) -> list[Address]:
@@ -58,6 +63,7 @@ class AdminService:
         self._loop = asyncio.get_running_loop()
         self._due = self._loop.time()
         self._tick()
+        self._look(self._loop.time())
 
     def reload(self, settings: AdminSettings) -> None:
         """Take another token; all else is for the next start.
@@ -68,15 +74,23 @@ class AdminService:
 
     async def stop(self) -> None:
         """End all streams and connections, well within a second."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        for timer in (self._timer, self._look_timer):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._look_timer = None
         self._made.streams.close()
         await self._server.stop()
 
+    def _look(self, due: float) -> None:
+        now = self._loop.time()
+        self._late_s = max(self._late_s, now - due)
+        due = now + _LOOK_S
+        self._look_timer = self._loop.call_at(due, self._look, due)
+
     def _tick(self) -> None:
+        late_s, self._late_s = max(self._late_s, self._loop.time() - self._due), 0.0
         try:
-            step = self.sight.tick(max(0.0, self._loop.time() - self._due))
+            step = self.sight.tick(late_s)
             if step is not None:
                 self._made.streams.sample(step)
         except Exception:  # what is shown may be wrong; the relay itself goes on

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ _ANSWER_PATIENCE_S = 10.0
 _UPGRADE_PATIENCE_S = 120.0
 _DRAIN_PATIENCE_S = 30.0
 """Seconds between two of the relay's words while it drains."""
+_PAUSE_S = 0.02
 
 _FINDING = """\
 The relay is found by its control socket, which the settings name: give this command the same
@@ -113,19 +115,33 @@ def run_upgrade(arguments: Sequence[str]) -> int:
         "now. The new process takes over sockets and registrations; no pipe breaks. If it cannot, "
         "the relay goes on as before.",
     )
-    options = parser.parse_args(arguments)
+    path = _path(parser, parser.parse_args(arguments))
     try:
-        with Asking(_path(parser, options), _UPGRADE_PATIENCE_S) as asking:
+        with Asking(path, _UPGRADE_PATIENCE_S) as asking:
             asking.send({"command": "upgrade"})
             for answer in asking.receive_all():
                 if "error" in answer:
                     return _fail(str(answer["error"]))
                 if "upgraded" in answer:
+                    _wait_for(answer["upgraded"], path)
                     _say(f"process {answer['upgraded']} goes on with the work of {asking.pid}")
                     return _DONE
     except (NoRelay, RelayGone) as error:
         return _fail(str(error) or "the relay does not answer")
     return _fail("the relay ended without a word")
+
+
+def _wait_for(pid: int, path: Path) -> None:
+    """Until this process answers commands: it forwards already."""
+    deadline = time.monotonic() + _ANSWER_PATIENCE_S
+    while time.monotonic() < deadline:
+        try:
+            with Asking(path, _ANSWER_PATIENCE_S) as asking:
+                if asking.pid in (pid, None):
+                    return
+        except NoRelay:
+            pass
+        time.sleep(_PAUSE_S)
 
 
 def _follow_drain(asking: Asking) -> int:

@@ -19,7 +19,7 @@ CONNECT_TIMEOUT_S = 10.0
 """Seconds to reach the relay at first."""
 STAGGER_S = 0.25
 """Seconds between the first attempts at two addresses (RFC 8305 §5)."""
-FIRST_ANSWER_S = 2.0
+FIRST_ANSWER_S = 3.0
 """Seconds without any answer after which an attempt to reconnect is given up, and made anew: its
 probe timeout has backed off."""
 SILENT_ATTEMPT_S = 4.0

@@ -140,6 +140,8 @@ class Rendezvous:
         self._by_fingerprint: dict[str, _Listener] = {}  # whom an invite is for
         self._by_name: dict[str, _Listener] = {}  # the same, by its label
         self._by_id: dict[str, _Listener] = {}  # polls name it so
+        # What silent ones have left behind, by fingerprint: each has invites, which still live.
+        self._left: dict[str, _Listener] = {}
         self._replaced: OrderedDict[str, None] = OrderedDict()  # oldest first
         self._listeners_by_source: Counter[str] = Counter()
         self._invites_by_source: Counter[str] = Counter()
@@ -179,7 +181,7 @@ class Rendezvous:
         if listener is None or listener.source != source:
             self._check_room_for_listener(source, is_new=listener is None)
         if listener is None:
-            listener = _Listener(fingerprint, source)
+            listener = self._left.pop(fingerprint, None) or _Listener(fingerprint, source)
             self._by_fingerprint[fingerprint] = listener
         replaced = self._replace(listener) if listener.id else None
         listener.source = source
@@ -343,22 +345,30 @@ class Rendezvous:
             self._forget(invite)
             self.refused[Refusal.INVITE_EXPIRED] += 1
         while self._idle and (listener := next(iter(self._idle))).due <= now:
-            self._bury(listener)
+            self._take_away(listener)
+            if listener.invites:
+                self._left[listener.fingerprint] = listener
 
     def _bury(self, listener: _Listener) -> None:
+        self._take_away(listener)
+        self.refused[Refusal.INVITE_ORPHANED] += len(listener.invites)
+        while listener.invites:
+            self._forget(listener.invites.popleft())
+
+    def _take_away(self, listener: _Listener) -> None:
+        """Nobody listens there any more; what waits still does."""
         del self._by_fingerprint[listener.fingerprint]
         del self._by_id[listener.id]
         if listener.name is not None:
             del self._by_name[listener.name]
         self._idle.pop(listener, None)
         _decrement(self._listeners_by_source, listener.source)
-        if listener.invites:
-            self.refused[Refusal.INVITE_ORPHANED] += len(listener.invites)
-        while listener.invites:
-            self._forget(listener.invites.popleft())
+        listener.id, listener.name, listener.polls = "", None, 0
 
     def _forget(self, invite: WaitingInvite) -> None:
-        del self._invites[invite]
+        listener = self._invites.pop(invite)
+        if not listener.invites and self._left.get(listener.fingerprint) is listener:
+            del self._left[listener.fingerprint]
         _decrement(self._invites_by_source, invite.source)
 
 

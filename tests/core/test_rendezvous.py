@@ -111,8 +111,44 @@ def test_a_listener_lives_for_its_grace() -> None:
         relay.post(FIRST, "b", OFFICE, 2 * GRACE)
     with pytest.raises(UnknownListener):
         relay.fetch(listener, 0, 8, 2 * GRACE)
-    assert (relay.listeners, relay.invites) == (0, 0)
-    assert relay.refused[Refusal.INVITE_ORPHANED] == 1
+    assert (relay.listeners, relay.invites) == (0, 1)
+
+
+def test_who_was_away_for_long_has_what_still_lives() -> None:
+    relay = Relay()
+    before = relay.listen(FIRST, "laptop", HOME, 0.0).id
+    relay.post("laptop", "early", OFFICE, GRACE - 2)
+    relay.post("laptop", "late", OFFICE, GRACE - 1)
+    now = GRACE - 2 + LIFE - 1e-6
+    with pytest.raises(NobodyListens):  # whoever dials now need not wait
+        relay.post(FIRST, "later", OFFICE, now)
+    with pytest.raises(UnknownListener):
+        relay.fetch(before, 0, 8, now)
+    again = relay.listen(FIRST, "laptop", OFFICE, now)
+    assert again.replaced is None
+    assert relay.contents(again.id, now) == ["early", "late"]
+    assert relay.contents(again.id, now, after=2) == []
+    assert (relay.listeners, relay.invites) == (1, 0)
+
+
+def test_what_a_silent_listener_left_dies_in_time() -> None:
+    relay = Relay()
+    relay.listen(FIRST, None, HOME, 0.0)
+    relay.post(FIRST, "a", OFFICE, GRACE - 1)
+    again = relay.listen(FIRST, None, HOME, GRACE - 1 + LIFE)
+    assert relay.contents(again.id, GRACE - 1 + LIFE) == []
+    assert relay.refused == {Refusal.INVITE_EXPIRED: 1}
+    assert not relay._left
+
+
+def test_who_ends_listening_leaves_nothing() -> None:
+    relay = Relay()
+    listener = relay.listen(FIRST, None, HOME, 0.0).id
+    relay.post(FIRST, "a", OFFICE, 1.0)
+    relay.end(listener, 1.0)
+    again = relay.listen(FIRST, None, HOME, 2.0)
+    assert relay.contents(again.id, 2.0) == []
+    assert relay.refused == {Refusal.INVITE_ORPHANED: 1}
 
 
 def test_a_listener_does_not_age_while_it_polls() -> None:
@@ -353,9 +389,10 @@ def test_whatever_happens_the_counts_are_right(
             pass
         assert relay.listeners <= 3
         assert relay.invites <= 4
+        assert all(each.invites for each in relay._left.values())
     for listener, begun in zip(ids, polls, strict=True):
         for _ in range(begun):
             relay.end_poll(listener, now)
     with pytest.raises(NobodyListens):
         relay.post("sha256:" + "f" * 64, "x", HOME, now + 1000.0)
-    assert (relay.listeners, relay.invites) == (0, 0)
+    assert (relay.listeners, relay.invites, len(relay._left)) == (0, 0, 0)

@@ -32,7 +32,9 @@ WARM_UP = 0.5
 second and what lives for a minute, which fill up ever more slowly. A leak goes on."""
 MOST_MINUTES = 24 * 60.0
 LEAST_NOISE_MB = 1.0
-"""A slope that makes less of a difference over the run is none, however quiet the samples are."""
+LEAST_NOISE_SHARE = 0.02
+"""A slope that makes less of a difference than this, and than this share of the memory, is none,
+however quiet the samples are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,8 @@ class Slope:
     @property
     def is_flat(self) -> bool:
         """Whether it rises by no more than the samples scatter."""
-        return self.rise_mb <= max(self.noise_mb, LEAST_NOISE_MB)
+        least_mb = max(LEAST_NOISE_MB, LEAST_NOISE_SHARE * self.first_mb)
+        return self.rise_mb <= max(self.noise_mb, least_mb)
 
     def __str__(self) -> str:
         verdict = "flat" if self.is_flat else "NOT FLAT"

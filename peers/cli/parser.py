@@ -51,8 +51,6 @@ examples:
   quicpipe dial --relay relay.example < photo.jpg | ssh host 'quicpipe accept > photo.jpg'
       the invite travels through ssh, the photo through the relay
 
-  quicpipe dial 7-crossword-puppet --relay relay.example
-      the peer that runs 'quicpipe accept --code' and shows this code
   quicpipe dial sha256:… --relay relay.example
       the peer with that fingerprint, which runs 'quicpipe accept --listen' there
   quicpipe dial laptop --relay relay.example
@@ -64,15 +62,13 @@ file that --invite names, which is removed again once it is used up.
 _ACCEPT_EXAMPLES = """\
 examples:
   quicpipe accept --code --relay relay.example
-      prints a code to be read out, such as 7-crossword-puppet; then on the other machine:
+      prints a code to be read out, once and within 10 minutes; then on the other machine:
   quicpipe dial 7-crossword-puppet --relay relay.example
 
   quicpipe accept < invite.json > photo.jpg
       receive only: standard input is used up by the invite
   quicpipe accept --invite invite.json
       both ways: type here, it arrives there
-  quicpipe accept --code --relay relay.example
-      make a code for one use within 10 minutes; there: quicpipe dial CODE --relay relay.example
   quicpipe accept --code --save bob --relay relay.example
       the same, and keep the other side's fingerprint: the next time --peer bob does
   quicpipe accept --listen --peer sha256:… --relay relay.example
@@ -197,8 +193,9 @@ def _add_dial(commands: "_Commands[_Parser]") -> None:
         default=None,  # argparse would read its SUPPRESS as if it had been given
         action=_WhomToDial,
         metavar="PEER",
-        help="who listens at the relay: a fingerprint, a label of 'quicpipe pin', or with a pairing"
-        " key any name; or the code that 'accept --code' shows; without it an invite is made",
+        help="the code that 'accept --code' shows, its words may stand apart; or who listens at the"
+        " relay: a fingerprint, a label of 'quicpipe pin', or with a pairing key any name; without"
+        " it an invite is made",
     )
     _add_code_options(parser, "show the invite as a QR code, too, on standard error")
     parser.add_argument(

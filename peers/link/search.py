@@ -67,8 +67,6 @@ class RelaySearch:
     async def first(self) -> RelayConnection:
         """Resolve, and try all addresses in turn, `STAGGER_S` apart: the first to answer wins.
 
-        While none has answered they are tried again and again: probe timeouts back off.
-
         :raises RelayUnreachable: no address, or no answer in `CONNECT_TIMEOUT_S`.
         :raises RelayUntrusted: an answer, but none that can be trusted.
         """
@@ -76,19 +74,13 @@ class RelaySearch:
         race = Race(self._endpoint, self._begin)
         waiting = list(self._addresses)
         deadline = self._loop.time() + CONNECT_TIMEOUT_S
-        again_at = self._loop.time() + FIRST_ANSWER_S
         try:
             while (left := deadline - self._loop.time()) > 0:
-                if self._loop.time() >= again_at:
-                    again_at += FIRST_ANSWER_S
-                    if not race.is_answered(0.0):
-                        waiting = list(self._addresses)
                 while waiting and not self._enter(race, waiting.pop(0)):
                     pass
                 if not race.running and not waiting:
                     break
-                pause_s = STAGGER_S if waiting else again_at - self._loop.time()
-                winner = await race.next_winner(min(left, pause_s))
+                winner = await race.next_winner(min(left, STAGGER_S) if waiting else left)
                 if winner is not None:
                     return winner
                 if race.refused is not None:

@@ -81,23 +81,6 @@ def test_nobody_answers() -> None:
     scene(main)
 
 
-@pytest.mark.parametrize("outage_s", [2.8, 5.5, 8.0])
-def test_a_relay_that_answers_late_is_reached(outage_s: float) -> None:
-    async def main() -> None:
-        world = World()
-        world.relay.silent = True
-        connecting = asyncio.create_task(world.connect())
-        await asyncio.sleep(outage_s)
-        world.relay.silent = False
-        link = await connecting
-        assert now() < outage_s + 1.8
-        await asyncio.sleep(1.0)
-        assert world.open_sockets() == 1
-        await world.close(link)
-
-    scene(main)
-
-
 def test_the_name_is_unknown() -> None:
     async def main() -> None:
         world = World()

@@ -97,20 +97,15 @@ class Inlet:
         return size, key, head, self._control_bytes[at + _HEADER] & ancillary.ECN_MASK
 
     def are_plain(self, count: int) -> bool:
-        """Whether each message is one datagram with a short header, and `stage` finds its ECN."""
+        """Whether they `are_single`, each with a short header."""
+        # All first bytes are below 0x80, the long header's bit.
+        return self.are_single(count) and self.firsts(count).isascii()
+
+    def are_single(self, count: int) -> bool:
+        """Whether each message is one datagram, and `stage` finds its ECN bits."""
         return (
             self._buffers.control_lengths[:count].tobytes() == self._plain_lengths[: 8 * count]
             and self._ecn_headers[:count].tobytes() == self._plain_headers[: _HEADER * count]
-            and self.firsts(count).isascii()  # all below 0x80, the long header's bit
-        )
-
-    def are_single(self, which: NDArray[np.intp]) -> bool:
-        """Whether each of these messages is one datagram, and `stage` finds its ECN bits."""
-        lengths = self._buffers.control_lengths[which]
-        headers = self._ecn_headers[which].tobytes()
-        return bool(
-            (lengths == self._plain_length).all()
-            and headers == self._plain_headers[: _HEADER * len(which)]
         )
 
     def firsts(self, count: int) -> bytes:
@@ -118,7 +113,7 @@ class Inlet:
         return self._first[:count].tobytes()
 
     def stage(self, count: int, rows: NDArray[np.intp]) -> Staged:
-        """Each message whole, if `are_plain` or those that are picked `are_single`, to `rows`."""
+        """Each message whole, if they `are_single`, to `rows`."""
         ecn = self._ecn[:count] & _ECN_MASK if any(self._ecn[:count].tobytes()) else None
         return Staged(self._starts[:count], self._lengths[:count], rows, ecn, None)
 
@@ -154,15 +149,16 @@ class Inlet:
 
     def beside(self, which: Sequence[int]) -> list[tuple[int, int]]:
         """ECN bits of these messages, and the size of the datagrams in each; 0: it is one."""
-        ecns: list[int] = self._ecn.tolist()
-        lengths = self._buffers.control_lengths.tolist()
-        headers = self._ecn_headers.tolist()
         found = []
         for index in which:
-            if lengths[index] != self._plain_length or headers[index] != self._plain_header:
+            at = index * self._control_step + self._ecn_at
+            if (
+                self._words[index * HEADER_WORDS + CONTROL_LENGTH] != self._plain_length
+                or self._control_bytes[at : at + _HEADER] != self._plain_header
+            ):
                 found.append(self._read_beside(index))
             else:
-                found.append((ecns[index] & ancillary.ECN_MASK, 0))
+                found.append((self._control_bytes[at + _HEADER] & ancillary.ECN_MASK, 0))
         return found
 
     def control(self, index: int) -> list[ancillary.Ancillary]:

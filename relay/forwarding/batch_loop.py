@@ -184,22 +184,24 @@ class BatchLoop:
         afterwards. If the others are not all usual, do nothing."""
         inlet = self._inlets[listener]
         heard = self._table.heard
-        firsts = inlet.firsts(len(sizes))
-        known: list[int] = []
-        strangers: list[int] = []
-        for index, key in enumerate(keys):
-            (known if key in heard else strangers).append(index)
-        if not known or not all(
-            rows[each] and sizes[each] >= SHORT_HEADER_MINIMUM and firsts[each] < LONG_HEADER_BIT
-            for each in known
-        ):
+        count = len(keys)
+        strangers = [index for index, key in enumerate(keys) if key not in heard]
+        # With these put in their places, the others are looked at as quickly as a whole batch is.
+        firsts, lengths, to = bytearray(inlet.firsts(count)), sizes.copy(), list(rows)
+        for index in strangers:
+            firsts[index], lengths[index], to[index] = 0, SHORT_HEADER_MINIMUM, 1
+        usual = all(to) and min(lengths) >= SHORT_HEADER_MINIMUM and firsts.isascii()
+        if len(strangers) == count or not usual or not inlet.are_single(count):
             return False
-        which = np.array(known)
-        own_sizes = [sizes[each] for each in known]
-        if not inlet.are_single(which) or not self._may_pass([keys[i] for i in known], own_sizes):
-            return False
-        staged = inlet.stage(len(sizes), np.array(rows)).pick(which)
-        self._forward(staged, len(known), sum(own_sizes))
+        others = np.ones(count, np.bool_)
+        others[strangers] = False
+        if self._meter.payers or self._table.tally is not None:
+            known = np.flatnonzero(others).tolist()
+            if not self._may_pass([keys[i] for i in known], [sizes[i] for i in known]):
+                return False
+        staged = inlet.stage(count, np.array(to)).pick(others)
+        size = sum(lengths) - len(strangers) * SHORT_HEADER_MINIMUM
+        self._forward(staged, count - len(strangers), size)
         self._sort(listener, keys, sizes, rows, strangers)
         return True
 

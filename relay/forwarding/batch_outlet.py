@@ -40,7 +40,7 @@ class Staged:
     segments: NDArray[np.uint16] | None
     """Size of the datagrams that the message is cut into, 0: it is one. None: all are."""
 
-    def pick(self, which: NDArray[np.intp] | slice) -> "Staged":
+    def pick(self, which: NDArray[np.intp] | NDArray[np.bool_] | slice) -> "Staged":
         """Some of them, in order."""
         return Staged(
             self.starts[which],

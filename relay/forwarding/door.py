@@ -24,8 +24,8 @@ class Measure(NamedTuple):
     """Of all who are. Ten thousand that wait for invites send 1,600."""
 
 
-SHORT = Measure(500, 1_000.0, 2_000.0)
-"""While others want the worker's core: in all a fifteenth of it, for the control process."""
+SHORT = Measure(500, 500.0, 2_000.0)
+"""While others want the worker's core: strangers cost the control process a 25th of it."""
 ROOMY = Measure(2_000, 10_000.0, 20_000.0)
 """Else: as much as a control process that has a core for itself can take."""
 

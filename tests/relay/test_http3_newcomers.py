@@ -55,8 +55,8 @@ def test_where_the_core_is_short_a_burst_begins_and_then_a_share() -> None:
 def test_where_there_is_room_again_nothing_is_owed() -> None:
     used = ProcessorTime()
     pace = Pace(used)
-    begun(pace, used, 0.0, 0.01, short=True)
-    assert pace.wait_s(0.0, is_core_short=True) > 0
+    begun(pace, used, 0.0, 0.1, short=True)
+    assert pace.wait_s(1.0, is_core_short=True) > 0
     assert begun(pace, used, 0.0, 0.001, short=False) == 1_000
     assert pace.wait_s(1.0, is_core_short=False) == 0.0
     assert begun(pace, used, 1.0, SHARE / 64, short=True) == int(64 * BURST_S) + 1

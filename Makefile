@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check format test-long nat-matrix fuzz chaos soak bench bench-quick clean
+.PHONY: help demo test check format test-long nat-matrix fuzz chaos soak bench bench-quick bench-flood clean
 
 help:
 	@echo "make demo       a relay, a dialer and an accepter talk on this machine"
@@ -19,6 +19,7 @@ help:
 	@echo "make soak       an hour of moderate load: memory must stay flat"
 	@echo "make bench      measure forwarding beside its rivals (6 minutes); docs/benchmarks.md"
 	@echo "make bench-quick  the same in a minute, less exactly"
+	@echo "make bench-flood  what floods do to the pipes that there are (10 minutes); docs/benchmarks.md"
 	@echo "make clean      remove $(VENV) and caches"
 
 demo: $(VENV)/.runtime
@@ -57,6 +58,9 @@ bench: $(VENV)/.runtime
 
 bench-quick: $(VENV)/.runtime
 	$(BIN)/python -m bench --quick
+
+bench-flood: $(VENV)/.runtime
+	$(BIN)/python -m bench.flood
 
 format: $(VENV)/.development
 	$(BIN)/ruff check --fix .

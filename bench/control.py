@@ -53,14 +53,15 @@ class RunningRelay:
 
 
 @contextmanager
-def relay(core: int) -> Iterator[RunningRelay]:
+def relay(core: int, *options: str) -> Iterator[RunningRelay]:
     """Start one on loopback, bound to a core; stop it at the end.
 
+    :param options: more of its arguments.
     :raises RequestFailed: it does not come up.
     """
     with tempfile.TemporaryDirectory() as home:
         process = subprocess.Popen(
-            [sys.executable, "-m", "relay", "--listen", "127.0.0.1:0", "--workers", "1"],
+            [sys.executable, "-m", "relay", "--listen", "127.0.0.1:0", "--workers", "1", *options],
             cwd=_ROOT,
             env=os.environ | {"HOME": home, "STATE_DIRECTORY": home},
             stdout=subprocess.PIPE,

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path as FilePath
 from typing import Any
 
+from bench.flood import table as flood_table
+
 RESULTS = FilePath("build/bench")
 PAGE = FilePath("docs/benchmarks.md")
 KEPT = FilePath("docs/benchmarks.json")
@@ -27,7 +29,7 @@ def main() -> int:
     plots = sorted(RESULTS.glob("*.svg"))
     for plot in plots:
         shutil.copy(plot, PAGE.parent / f"benchmarks-{plot.name}")
-    others = [_control(), _scale(), _bulk()]
+    others = [_control(), _flood(), _scale(), _bulk()]
     text = "\n\n".join([_with_plots(tables, [plot.stem for plot in plots]), *others])
     PAGE.write_text(f"{before}{_BEGIN}\n{text.strip()}\n{_END}{after}")
     KEPT.write_text(json.dumps(_slim(run), indent=1) + "\n")
@@ -59,6 +61,22 @@ def _control() -> str:
     }
     where = "One core for the control process and one worker, another for the load and the client."
     return f"### The control process\n\n{where}\n\n{_table(rows)}"
+
+
+def _flood() -> str:
+    found = _read("flood.json")
+    if found is None:
+        return ""
+    where = (
+        "Control process and worker on one core, the worst place for them; the load has the other. "
+        "Beside the pipe\nthere is in turn a flood, and honest traffic between two registered peers, "
+        "as many packets a second. *Of a core*:\nwhat the relay's processor time says that a core "
+        "would forward that does nothing else. The floods: `unknown`\nconnection IDs; `http3`, short "
+        "headers as of HTTP/3 connections that do not exist; `initials` and `garbage`, from\n50,000 "
+        "forged addresses; whole `registrations`, as many as a core of clients makes. `/health` is "
+        "asked on a\nregistered peer's connection."
+    )
+    return f"### Floods\n\n{where}\n\n{flood_table(found['floods'])}"
 
 
 def _scale() -> str:

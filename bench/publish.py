@@ -15,15 +15,15 @@ KEPT = FilePath("docs/benchmarks.json")
 _FLOODS = """\
 ### Floods
 
-Control process and worker on one core, the worst place for them; the load has the other. Beside the
-pipe there is in turn a flood, and honest traffic between two registered peers, as many packets a
-second. *Of a core that does nothing else*: what would pass there, by the relay's processor time. The
-floods: `unknown` connection IDs; `http3`, short headers as of HTTP/3 connections that do not exist;
-`initials` and `garbage`, from 50,000 forged addresses; whole `registrations`, as many as a core of
-clients makes. `/health` is asked on a registered peer's connection, with the pipe idle; the longest
-stall of the event loop is what the relay itself saw in the last minute of it all. Each row takes a
-minute: what remains of the memory is there for the next flood (`tests/relay/half_open_flood.py`
-shows that unfinished handshakes leave nothing)."""
+Control process and worker on one core, the worst place for them; the load has the other. Beside
+the pipe there is in turn a flood, and honest traffic between two registered peers, as many
+packets a second. *Of a core that does nothing else*: what would pass there, by the relay's
+processor time. The floods: `unknown` connection IDs; `http3`, short headers as of HTTP/3
+connections that do not exist; `initials` and `garbage`, from 50,000 forged addresses; whole
+`registrations`, as many as a core of clients makes. `/health` is asked on a registered peer's
+connection, with the pipe idle; the longest stall of the event loop is what the relay itself saw
+in the last minute of it all. Each row takes a minute: what remains of the memory is there for the
+next flood (`tests/relay/half_open_flood.py` shows that unfinished handshakes leave nothing)."""
 _BEGIN, _END = "<!-- the run -->", "<!-- end of the run -->"
 
 

@@ -105,6 +105,7 @@ class _Relay(Collector):
         yield _gauge("http3_half_open", "Unfinished handshakes now.", http3.half_open)
         yield _counter("http3_handshakes", "Handshakes that were finished.", http3.handshakes)
         yield _counter("http3_retries", "Initials that were answered with Retry.", http3.retried)
+        yield _counter("http3_pauses", "Times at which newcomers had to wait.", http3.pauses)
         yield _counter("http3_requests", "Requests for the application.", http3.requests)
         yield _counter("http3_answers_lost", "Datagrams that were not sent.", totals.answers_lost)
         refused = {each.value: 0 for each in Refused} | dict(http3.refused)

@@ -84,6 +84,8 @@ class Http3Counters:
     """Datagrams not taken, by reason; reasons that never occurred are absent."""
     failures: Mapping[Failure, int]
     """Connections and requests that ended badly, by reason."""
+    pauses: int = 0
+    """How often newcomers had to wait, since others wanted the core."""
 
 
 class Http3Report:
@@ -92,6 +94,7 @@ class Http3Report:
     def __init__(self, clock: Callable[[], float]) -> None:
         self.handshakes = 0
         self.retried = 0
+        self.pauses = 0
         self.requests = 0
         self._clock = clock
         self._refused: dict[Refused, int] = {}
@@ -132,4 +135,5 @@ class Http3Report:
             requests=self.requests,
             refused=dict(self._refused),
             failures=dict(self._failures),
+            pauses=self.pauses,
         )

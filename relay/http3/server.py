@@ -200,6 +200,7 @@ class Http3Server:
         for connection in to_flush:
             self.guard(connection, connection.flush, now)
         if wait_s:
+            self._report.pauses += 1
             self._pause = self._loop.call_later(min(wait_s, _MAX_PAUSE_S), self._end_pause)
         elif self._waiting and self._pause is None:
             self._schedule_turn()

@@ -53,6 +53,7 @@ def test_counters_have_what_the_relay_counted() -> None:
     assert value(samples, "forwarded_bytes_total", by="userspace") == 12_000
     assert value(samples, "refused_total", reason="registrations_of_source_full") == 2
     assert value(samples, "registrations") == 3
+    assert value(samples, "http3_pauses_total") == 0
     assert value(samples, "connection_ids") == 6
     assert value(samples, "limit", of="registrations") == 100_000
     assert value(samples, "events_total", kind="created") == 3

@@ -103,12 +103,14 @@ def test_newcomers_wait_while_the_core_is_short_and_others_do_not() -> None:
         short = False
         async with World(is_core_short=lambda: short) as world:
             client = await world.connect(1000)
+            assert world.server.counters.pauses == 0
             world.server._pace._until = math.inf  # all that there is was spent
             short = True
             late = asyncio.ensure_future(world.connect(1001))
             await asyncio.sleep(0.5)
             assert not late.done()
             assert world.server.counters.connections == 1
+            assert 5 <= world.server.counters.pauses <= 6  # looked at ten times a second
             assert (await client.get("/health")).status == 200
             world.server._pace._until = 0.0
             short = False

@@ -152,8 +152,11 @@ class Chaos:
                 chance.choice(opened).stop()
 
 
-def run(pipes: int, seconds: float, seed: int, rate: float) -> Outcome:
-    """One run; the relay, its files and the network are its own."""
+def run(pipes: int, seconds: float, seed: int, rate: float, *, keep: bool = False) -> Outcome:
+    """One run; the relay, its files and the network are its own.
+
+    :param keep: leave the diary and the relay's log behind even if nothing was wrong.
+    """
     chance = random.Random(seed)
     with contextlib.ExitStack() as undo:
         state = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="quicpipe-chaos-")))
@@ -170,16 +173,17 @@ def run(pipes: int, seconds: float, seed: int, rate: float) -> Outcome:
         chaos = Chaos(network)
         troubles = Troubles(relay, network, devices, files, clock, chance, chaos.recovery)
         asyncio.run(chaos.run(devices, troubles, seconds, rate, chance))
-        if not chaos.outcome.is_right:
+        if keep or not chaos.outcome.is_right:
             _keep(state / "relay.log", chaos.outcome)
     return chaos.outcome
 
 
 def _keep(log: Path, outcome: Outcome) -> None:
-    """What it takes to find out what went wrong."""
+    """What it takes to find out what went wrong, and what was just to be expected."""
     KEPT.mkdir(parents=True, exist_ok=True)
     shutil.copy(log, KEPT)
-    lines = [f"{began:.1f} to {ended:.1f}: {name}" for began, ended, name in outcome.diary]
+    diary = sorted([*outcome.diary, *outcome.tally.refusals])
+    lines = [f"{began:.1f} to {ended:.1f}: {what}" for began, ended, what in diary]
     (KEPT / "diary").write_text("\n".join([*lines, *outcome.lines(), ""]))
 
 
@@ -213,7 +217,7 @@ def main() -> int:
     if not 0 < options.minutes <= MOST_MINUTES or not 0 < options.pipes <= 24:
         parser.error(f"up to {MOST_MINUTES:.0f} minutes and 24 pipes")
     print(f"{options.pipes} pipes, {options.minutes:g} minutes, seed {options.seed}", flush=True)
-    outcome = run(options.pipes, options.minutes * 60.0, options.seed, options.rate)
+    outcome = run(options.pipes, options.minutes * 60.0, options.seed, options.rate, keep=True)
     print("\n".join(outcome.lines()))
     return 0 if outcome.is_right else 1
 

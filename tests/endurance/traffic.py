@@ -34,6 +34,8 @@ class Tally:
     """Pipes that were closed on purpose, with all that was written delivered."""
     refused: Counter[str] = field(default_factory=Counter)
     """Pipes that did not open, by reason: in the middle of troubles that may be."""
+    refusals: list[tuple[float, float, str]] = field(default_factory=list)
+    """Of each of them: from when to when (seconds since 1970) it was tried, and why it was not."""
     wrong: list[str] = field(default_factory=list)
     """What must not be: wrong data, or an open pipe lost."""
     longest_silence_s: float = 0.0
@@ -61,11 +63,13 @@ class Talk:
 
     async def run(self, relay: str, *, ends: tuple[Network, Network]) -> None:
         """Open, talk until `stop`, close. Never raises for what the network does."""
+        began = time.time()
         try:
             async with asyncio.timeout(OPEN_PATIENCE_S):
                 dialer, accepter = await _open(relay, ends)
         except PeersError as error:
             self._tally.refused[type(error).__name__] += 1
+            self._tally.refusals.append((began, time.time(), f"{self._name} not opened: {error}"))
             return
         except TimeoutError:
             self._tally.wrong.append(f"{time.time():.1f} {self._name}: neither open nor refused")

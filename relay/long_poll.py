@@ -25,6 +25,8 @@ class LongPolls:
         """:param max_waiting: requests that may wait at a time, about 20 kB each."""
         self._max_waiting = max_waiting
         self._waiting: dict[Hashable, asyncio.Future[bool]] = {}
+        self.refused = 0
+        """How many requests were too many."""
 
     def __len__(self) -> int:
         """How many wait now."""
@@ -40,6 +42,7 @@ class LongPolls:
         """
         self.wake(key)
         if len(self._waiting) >= self._max_waiting:
+            self.refused += 1
             raise RendezvousFull("too many requests wait here", retry_after_s=5.0)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[bool] = loop.create_future()

@@ -107,6 +107,7 @@ class RendezvousApp:
             "invites": self._rendezvous.invites,
             "polls": len(self._polls),
             "refused_rate": self._guard.refused,
+            "refused_polls": self._polls.refused,
             "refused_proof": self._proofs_refused,
             **{f"refused_{why}": self._rendezvous.refused[why] for why in Refusal},
         }

@@ -73,6 +73,7 @@ class SlotsApp:
             "slots": len(self._slots),
             "slot_polls": len(self._polls),
             "slot_refused_rate": self._guard.refused,
+            "slot_refused_polls": self._polls.refused,
             **{f"slot_refused_{why}": self._slots.refused[why] for why in Refusal},
             **{f"slot_ended_{how}": self._slots.ended[how] for how in End},
         }

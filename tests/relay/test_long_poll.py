@@ -86,6 +86,7 @@ def test_there_is_a_bound() -> None:
             await polls.wait(2, 10.0)
         assert refused.value.retry_after_s > 0
         assert len(polls) == 2
+        assert polls.refused == 1
         polls.wake(0)
         assert await polls.wait(2, 1.0) is False
         await asyncio.gather(*tasks)

@@ -208,7 +208,9 @@ def test_every_reason_has_a_counter_before_it_occurs() -> None:
                 assert counters[f"refused_{name}"] == 0
             for name in SlotRefusal:
                 assert counters[f"slot_refused_{name}"] == 0
-            for name in ("refused_rate", "refused_proof", "slot_refused_rate"):
-                assert counters[name] == 0
+            for name in ("rate", "proof", "polls"):
+                assert counters[f"refused_{name}"] == 0
+            for name in ("rate", "polls"):
+                assert counters[f"slot_refused_{name}"] == 0
 
     run_virtual(run())

@@ -170,3 +170,8 @@ class AttemptSchedule:
         if now - self._start >= self._limits.eager_s:
             self._interval = min(2 * self._interval, self._limits.longest_interval_s)
         self.next_at = now + self._interval
+
+    def begin_anew(self, now: float) -> None:
+        """Our own network is another one: what failed before says little."""
+        self._start, self._interval = now, self._limits.interval_s
+        self.next_at = min(self.next_at, now)

@@ -38,6 +38,9 @@ LONGEST_REST_S = 15.0
 """Seconds until then, twice as many each time."""
 CLOCK_S = 0.001
 """Seconds by which a timer may come early."""
+LOOK_S = 1.0
+"""Seconds between two looks at our own addresses while the relay is lost: with a network that is
+back, or another one, it is tried at once."""
 FRESH_ADDRESSES = 4
 """How many of the relay's addresses one attempt goes to at a time, each from a fresh socket."""
 
@@ -103,9 +106,13 @@ class RelaySearch:
         schedule = AttemptSchedule(self._loop.time() + self._rest())
         race = Race(self._endpoint, self._begin, SILENT_ATTEMPT_S, FIRST_ANSWER_S)
         afresh_at = math.inf
+        interfaces = self._endpoint.network.interfaces()
         try:
             while not recovered.done():
                 now = self._loop.time() + CLOCK_S
+                former, interfaces = interfaces, self._endpoint.network.interfaces()
+                if interfaces != former:
+                    schedule.begin_anew(now)
                 if now >= schedule.next_at:
                     current = self._endpoint.current
                     if current is not None and not race.tries(current):
@@ -116,7 +123,7 @@ class RelaySearch:
                     if not race.is_answered(now - ANSWERED_S):
                         self._attempt_afresh(race)
                     afresh_at = math.inf
-                left = min(schedule.next_at, afresh_at) - self._loop.time()
+                left = min(schedule.next_at, afresh_at, now + LOOK_S) - self._loop.time()
                 winner = await race.next_winner(left, recovered)
                 if winner is not None and await settle(winner):
                     self._found_at = self._loop.time()

@@ -198,3 +198,7 @@ def test_a_lost_relay_is_tried_every_second_then_less_and_less() -> None:
         schedule.attempted(schedule.next_at)
     assert times[:31] == list(range(31))
     assert times[31:] == [32.0, 36.0, 44.0, 59.0, 74.0, 89.0, 104.0, 119.0]
+    schedule.begin_anew(220.0)
+    assert schedule.next_at == 220.0
+    schedule.attempted(220.0)
+    assert schedule.next_at == 221.0

@@ -1,5 +1,6 @@
 """The command `quicpipe-relay`, also `python -m relay`."""
 
+import importlib.metadata
 import logging
 import os
 import sys
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return FAILED
         return code
     parser = config_parser()
+    parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
     chosen = choose(parser, arguments, os.environ)
     loaded = load_or_exit(parser, chosen)
     logs.configure(loaded.settings.log_format, loaded.settings.log_level)
@@ -54,6 +56,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("quicpipe")
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"
 
 
 def _fill_standard_descriptors() -> None:

@@ -1,9 +1,11 @@
 """The command line: what is taken, and what is said about what is not."""
 
+import re
 from pathlib import Path
 
 import pytest
 
+from relay.__main__ import main
 from relay.config import DEFAULT_LISTEN, Config, parse_config, state_directory
 from relay.core.limits import RateLimits
 from relay.core.registry import RegistryLimits
@@ -113,6 +115,14 @@ def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--listen 127.0.0.1:0" in said
     assert "SIGUSR1" in said
     assert max(map(len, said.splitlines())) <= 100
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["--version"])
+    assert exit_.value.code == 0
+    said = capsys.readouterr().out
+    assert re.fullmatch(r"quicpipe-relay (\d+\.\d+\.\d+|\(not installed\))\n", said)
 
 
 @pytest.mark.parametrize(

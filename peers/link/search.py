@@ -39,8 +39,8 @@ LONGEST_REST_S = 15.0
 CLOCK_S = 0.001
 """Seconds by which a timer may come early."""
 LOOK_S = 1.0
-"""Seconds between two looks at our own addresses while the relay is lost: with a network that is
-back, or another one, it is tried at once."""
+"""Seconds between two looks at our own addresses and router while the relay is lost: with a network
+that is back, or another one, it is tried at once."""
 FRESH_ADDRESSES = 4
 """How many of the relay's addresses one attempt goes to at a time, each from a fresh socket."""
 
@@ -106,12 +106,12 @@ class RelaySearch:
         schedule = AttemptSchedule(self._loop.time() + self._rest())
         race = Race(self._endpoint, self._begin, SILENT_ATTEMPT_S, FIRST_ANSWER_S)
         afresh_at = math.inf
-        interfaces = self._endpoint.network.interfaces()
+        place = self._place()
         try:
             while not recovered.done():
                 now = self._loop.time() + CLOCK_S
-                former, interfaces = interfaces, self._endpoint.network.interfaces()
-                if interfaces != former:
+                former, place = place, self._place()
+                if place != former:
                     schedule.begin_anew(now)
                 if now >= schedule.next_at:
                     current = self._endpoint.current
@@ -131,6 +131,11 @@ class RelaySearch:
             return None
         finally:
             race.stop()
+
+    def _place(self) -> tuple[object, ...]:
+        """What of our own network can be seen at once. A cable that is pulled leaves addresses."""
+        network = self._endpoint.network
+        return network.interfaces(), network.gateway()
 
     def _rest(self) -> float:
         """Seconds until the relay, which was just lost, is looked for."""

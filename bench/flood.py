@@ -16,6 +16,8 @@ import json
 import os
 import re
 import secrets
+import select
+import socket
 import statistics
 import subprocess
 import sys
@@ -33,7 +35,7 @@ from bench.http3_client import Http3Client, check, registration
 from bench.isolation import NotIsolated, enter_network, pick_cores, set_segmentation
 from bench.load import Burst, Receiver, Sender, closed_loop
 from bench.machine import Usage, cpu_seconds, describe, is_disturbed, wait_for_calm
-from bench.measure import MIXED_BURST, PATIENCE_S, TRIES, WINDOW
+from bench.measure import MIXED_BURST, PATIENCE_S, WINDOW
 from relay.admin.service import TICK_S
 from relay.wire.connection_id import Derivation, Towards, derive
 
@@ -43,6 +45,9 @@ WARM_UP_S = 0.2
 ROUNDS = 5
 PROBE_S = 3.0
 HEALTH_INTERVAL_S = 0.03
+SETTLE_S = 0.3
+TRIES = 2
+"""How often a disturbed round is made, at the most."""
 ADMIN = "127.0.0.1:9443"
 """In a network of our own nobody else has it."""
 AFTER_S = 13.0
@@ -129,11 +134,9 @@ class Pipe:
         self._undo = ExitStack()
         a, b, c = (self._undo.enter_context(big_socket()) for _ in range(3))
         key = secrets.token_bytes(32)
-        for sock, own in ((a, secrets.token_bytes(32)), (b, key), (c, secrets.token_bytes(32))):
-            client = Http3Client(sock, running.address)
-            body = registration(own, 1000 if sock is b else 1)
-            check(client.wait(client.request("POST", "/v1/register", body)))
-        self._health = client
+        self._register(a, secrets.token_bytes(32), 1)
+        self._register(b, key, 1000)
+        self._asker, self._asker_key = c, secrets.token_bytes(32)
         ids = [derive(key, number, Derivation.BLAKE3, Towards.PEER) for number in range(1, 1001)]
         bursts = set_segmentation(False)
         burst = Burst(SIZE, MIXED_BURST if bursts else 1, mixed=bursts)
@@ -154,17 +157,36 @@ class Pipe:
         per_second = counts.received / counts.seconds
         return Throughput(per_second, control, worker, others, total / seconds)
 
-    def probe(self, seconds: float) -> tuple[Shares, list[float]]:
-        """Ask for `/health` on a registered peer's connection; nothing else is sent.
+    def _register(self, sock: socket.socket, key: bytes, number: int) -> Http3Client:
+        client = Http3Client(sock, self.relay)
+        body = registration(key, number)
+        check(client.wait(client.request("POST", "/v1/register", body)))
+        return client
+
+    def asker(self) -> Http3Client:
+        """A registered peer's connection, for `probe`."""
+        client = self._register(self._asker, self._asker_key, 1)
+        self._settle(client, time.perf_counter() + SETTLE_S)
+        return client
+
+    def _settle(self, client: Http3Client, until: float) -> None:
+        # What is read late would make it believe in a long way to the relay.
+        while (left := until - time.perf_counter()) > 0:
+            select.select([self._asker], [], [], left)
+            client.step()
+
+    def probe(self, asker: Http3Client, seconds: float) -> tuple[Shares, list[float]]:
+        """Ask for `/health`; nothing else is sent.
 
         Returns what the relay's processes took meanwhile, and milliseconds.
         """
         found = []
+        self._settle(asker, time.perf_counter() + SETTLE_S)
         before, start = self._cpu_seconds(), time.perf_counter()
         while (now := time.perf_counter()) < start + seconds:
-            check(self._health.wait(self._health.request("GET", "/health")))
+            check(asker.wait(asker.request("GET", "/health")))
             found.append((time.perf_counter() - now) * 1e3)
-            time.sleep(max(0.0, now + HEALTH_INTERVAL_S - time.perf_counter()))
+            self._settle(asker, now + HEALTH_INTERVAL_S)
         taken = time.perf_counter() - start
         control, worker = (
             (now - then) / taken
@@ -226,7 +248,6 @@ def _round(kind: str, rate: float, pipe: Pipe) -> tuple[Throughput, Throughput, 
     """Beside honest traffic and beside the flood, and the flood's rate; the calmest of some."""
     best: tuple[Throughput, Throughput, float] | None = None
     for attempt in range(TRIES):
-        pipe.probe(0.01)  # else its connection would end for want of packets
         if attempt:
             wait_for_calm(pipe.cores, PATIENCE_S)
         with beside(kind, pipe, rate) as found:
@@ -247,13 +268,14 @@ def _round(kind: str, rate: float, pipe: Pipe) -> tuple[Throughput, Throughput, 
 def measure(kind: str, rate: float, pipe: Pipe, rounds: int) -> Found:
     """See the module's text."""
     before = pipe.memory()
-    idle_health_ms = pipe.probe(PROBE_S)[1]
+    idle_health_ms = pipe.probe(pipe.asker(), PROBE_S)[1]
     done = [_round(kind, rate, pipe) for _ in range(rounds)]
     honest, flooded, rates = zip(*done, strict=True)
+    asker = pipe.asker()
     with beside("honest", pipe, statistics.median(rates)):
-        honest_idle = pipe.probe(PROBE_S)[0]
+        honest_idle = pipe.probe(asker, PROBE_S)[0]
     with beside(kind, pipe, rate):
-        flood_idle, health_ms = pipe.probe(PROBE_S)
+        flood_idle, health_ms = pipe.probe(asker, PROBE_S)
     stall_ms = _longest_stall_ms()
     time.sleep(AFTER_S)
     pairs = list(zip(flooded, honest, strict=True))
@@ -337,16 +359,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     os.sched_setaffinity(0, {load_core})
     floods: dict[str, dict[str, Any]] = {}
+    options.output.parent.mkdir(parents=True, exist_ok=True)
     for kind in options.kind or RATES:
         with relay(relay_core, "--admin-listen", ADMIN) as running:
             pipe = Pipe(running, (relay_core, load_core))
             each = measure(kind, options.rate or RATES[kind], pipe, options.rounds)
             pipe.close()
         floods[kind] = {name: getattr(each, name) for name in Found.__slots__}
+        options.output.write_text(json.dumps({"machine": describe(), "floods": floods}, indent=1))
         print(f"measured: {kind}", file=sys.stderr, flush=True)
     print(table(floods))
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps({"machine": describe(), "floods": floods}, indent=1))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Secrets that are asked for on the terminal."""
+"""Secrets that are asked for on the terminal, and other things that are waited for in vain."""
 
 import fcntl
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.peers.command import TIMEOUT_S, environment
+from tests.peers.command import TIMEOUT_S, environment, run, started
 
 TOKEN = ["accept", "--code", "--token-prompt"]
 KEY = ["dial", "--pairing-key"]
@@ -87,3 +87,18 @@ def test_the_end_of_input_is_wrong_usage(asking: OnTerminal) -> None:
 def test_what_is_no_secret_is_refused(asking: OnTerminal) -> None:
     os.write(asking.ours, b"two words\n")
     assert asking.end() in (1, 2)
+
+
+def test_a_relay_of_no_such_name(tmp_path: Path) -> None:
+    result = run("dial", "--relay", "no-such-host.invalid", home=tmp_path)
+    assert result.code == 1
+    assert "no-such-host.invalid" in result.complaint
+
+
+def test_ctrl_c_while_the_invite_is_awaited(tmp_path: Path) -> None:
+    with started("accept", "--invite", "missing.json", home=tmp_path) as accepter:
+        assert accepter.process.stderr is not None
+        assert b"waiting for missing.json" in accepter.process.stderr.readline()
+        accepter.process.send_signal(signal.SIGINT)
+        assert accepter.process.wait(20) == 130
+        assert accepter.finish().err == ""

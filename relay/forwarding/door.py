@@ -24,8 +24,8 @@ class Measure(NamedTuple):
     """Of all who are. Ten thousand that wait for invites send 1,600."""
 
 
-SHORT = Measure(500, 500.0, 2_000.0)
-"""While others want the worker's core: strangers cost the control process a 25th of it."""
+SHORT = Measure(500, 300.0, 2_000.0)
+"""While others want the worker's core: strangers cost the control process a 40th of it."""
 ROOMY = Measure(2_000, 10_000.0, 20_000.0)
 """Else: as much as a control process that has a core for itself can take."""
 

@@ -12,8 +12,8 @@ SHARE = 1 / 64
 """Of a core, for beginning handshakes while others want it, too: some fifteen a second. What
 follows upon each costs twice as much, and a flood of other datagrams comes beside it."""
 
-BURST_S = 0.5
-"""Seconds of that share that may be spent at once: for half a dozen handshakes."""
+BURST_S = 0.25
+"""Seconds of that share that may be spent at once: for a few handshakes."""
 
 
 class Pace:

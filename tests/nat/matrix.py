@@ -1,6 +1,7 @@
 """Run cells of the matrix many times, several at once, and put what they show in a table."""
 
 import statistics
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -105,13 +106,15 @@ def run_cells(
     """Run each cell so often, `jobs` scenes at a time; `tell` hears of each that is done."""
     results = {cell: Result(cell) for cell in cells}
     begun = time.monotonic()
-    with ThreadPoolExecutor(jobs) as pool:
+    stop = threading.Event()
+    pool = ThreadPoolExecutor(jobs)
+    try:
         pending = {}
         for cell in cells:
             left = runs if cell.promise.direct else min(runs, LONG_RUNS)
             while left > 0:
                 count = min(left, RUNS_PER_SCENE)
-                pending[pool.submit(run_scene, cell, count)] = cell
+                pending[pool.submit(run_scene, cell, count, stop)] = cell
                 left -= count
         for done in as_completed(pending):
             cell = pending[done]
@@ -122,15 +125,19 @@ def run_cells(
             for run in found:
                 if run.error:
                     tell(f"         {run.error}")
+    finally:
+        stop.set()  # whoever ends this early waits for one run of each scene, not for all
+        pool.shutdown(cancel_futures=True)
     return list(results.values())
 
 
-def run_scene(cell: Cell, count: int) -> list[Run]:
-    """So many runs of a cell in one scene. What breaks the scene itself is told in their errors."""
+def run_scene(cell: Cell, count: int, stop: threading.Event) -> list[Run]:
+    """So many runs of a cell in one scene, or fewer if told to stop. What breaks the scene itself
+    is told in their errors."""
     runs: list[Run] = []
     try:
         with Scene(cell) as scene:
-            while len(runs) < count:
+            while len(runs) < count and not stop.is_set():
                 runs.append(scene.run())
     except (CommandFailed, OSError, RuntimeError) as error:
         failed = f"the laboratory: {error}"

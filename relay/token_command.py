@@ -46,7 +46,7 @@ def run_token(arguments: Sequence[str]) -> int:
     if options.new_secret is not None:
         return _new_secret(options.new_secret)
     try:
-        secrets = _secrets(options.secret_file, options.config)
+        secrets = _secrets(options.token_secret_file, options.config)
     except (SettingsError, TokenFileError) as error:
         sys.stderr.write(f"quicpipe-relay token: {error}\n")
         return _FAILED
@@ -80,7 +80,7 @@ def _secrets(file: Path | None, config: Path | None) -> Secrets:
         return Secrets.load(file)
     secrets = load_secrets(Chosen.of(os.environ, config).load(check=False).settings)
     if secrets is None:
-        raise TokenFileError("there is no secret: name its file with --secret-file")
+        raise TokenFileError("there is no secret: name its file with --token-secret-file")
     return secrets
 
 
@@ -105,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
         "--new-secret", metavar="FILE", type=Path, help="make a secret instead, in a new file"
     )
     parser.add_argument(
-        "--secret-file",
+        "--token-secret-file",
         metavar="FILE",
         type=Path,
         help="sign with the first secret in it (default: the relay's own setting)",

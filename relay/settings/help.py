@@ -11,7 +11,7 @@ examples:
   quicpipe-relay token --new-secret token.secret
   quicpipe-relay --token-secret-file token.secret
       every address of this machine, port 4433, a certificate of its own making
-  quicpipe-relay token --secret-file token.secret --ttl 1h
+  quicpipe-relay token --token-secret-file token.secret --ttl 1h
       prints a token for a client
   quicpipe-relay --listen 192.0.2.1:443 --listen '[2001:db8::1]:443' --open \\
       --certificate fullchain.pem --private-key privkey.pem

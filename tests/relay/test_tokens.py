@@ -199,7 +199,7 @@ def test_the_command_makes_a_secret_and_tokens(tmp_path: Path) -> None:
     made = command("--new-secret", path)
     assert (made.returncode, made.stdout) == (0, "")
     secrets = Secrets.load(Path(path))
-    plain = checked(command("--secret-file", path), secrets)
+    plain = checked(command("--token-secret-file", path), secrets)
     assert plain.subject == plain.token_id
     assert plain.limits == TokenLimits()
     assert 3590 < plain.left_s <= 3600
@@ -217,9 +217,9 @@ def test_the_command_makes_a_secret_and_tokens(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "variables", "code", "said"),
     [
-        ("", {}, 1, "there is no secret: name its file with --secret-file"),
+        ("", {}, 1, "there is no secret: name its file with --token-secret-file"),
         ("--config /nonexistent", {}, 1, "/nonexistent: there is no such file"),
-        ("--secret-file /nonexistent", {}, 1, "cannot read /nonexistent"),
+        ("--token-secret-file /nonexistent", {}, 1, "cannot read /nonexistent"),
         ("--ttl 0", {}, 2, "'0' is not a number of seconds"),
         ("--rate 5", {}, 2, "is not a rate"),
         ("--bytes much", {}, 2, "is not an amount"),

@@ -20,6 +20,7 @@ from aioquic.quic.events import (
     StreamDataReceived,
     StreamReset,
 )
+from aioquic.quic.packet import QuicErrorCode
 
 from ..connection_ids import ConnectionIdSource
 from ..endpoint import Endpoint, Way
@@ -126,6 +127,9 @@ class RelayConnection:
         """Done when requests can be made. Raises `RelayUntrusted` or `RelayUnreachable`."""
         self.ended: asyncio.Future[str] = loop.create_future()
         """Done when the connection is over; says why."""
+        self.is_to_begin_again = False
+        """Whether the relay has ended it as it knows nothing of the token that it gave in its Retry
+        packet (RFC 9000 §8.1.3): it was restarted in between, or our address changed."""
         self.on_ping_acknowledged: Callable[[float], None] | None = None
         self.on_moved: Callable[[float], None] | None = None
         """Called when the relay has seen that we are at another address, and has validated it."""
@@ -249,6 +253,9 @@ class RelayConnection:
             self._moved_ping_id = self._ping_id
         end = self._quic.end
         if end is not None and not self.ended.done():
+            self.is_to_begin_again = (
+                end.code == QuicErrorCode.INVALID_TOKEN and not end.is_application
+            )
             self._leave(printable(end.reason) or f"closed with code {end.code}")
 
     def _acknowledged(self, ping_id: int, now: float) -> None:

@@ -34,6 +34,8 @@ class Race:
         """Why the first relay that answered is not ours, or cannot be judged."""
         self.failure: PeersError | None = None
         """Why the last attempt that failed did so."""
+        self.is_to_begin_again = False
+        """Whether one failed for a reason that another one will not meet again."""
 
     @property
     def running(self) -> int:
@@ -79,6 +81,7 @@ class Race:
             if error is None and not connection.ended.done():
                 return connection
             self._note(error)
+            self.is_to_begin_again |= connection.is_to_begin_again
             self._endpoint.release(connection.way)
         return None
 

@@ -82,7 +82,12 @@ class RelaySearch:
                 while waiting and not self._enter(race, waiting.pop(0)):
                     pass
                 if not race.running and not waiting:
-                    break
+                    if not race.is_to_begin_again:
+                        break
+                    race.is_to_begin_again = False
+                    await asyncio.sleep(STAGGER_S)
+                    waiting = list(self._addresses)
+                    continue
                 winner = await race.next_winner(min(left, STAGGER_S) if waiting else left)
                 if winner is not None:
                     return winner

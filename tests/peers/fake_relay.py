@@ -19,6 +19,7 @@ from aioquic.quic.events import (
     ProtocolNegotiated,
     QuicEvent,
 )
+from aioquic.quic.packet import QuicErrorCode
 
 from peers.identity import Identity
 from peers.network import DatagramSocket
@@ -87,6 +88,8 @@ class FakeRelay:
         """Answers to the next requests, instead of the usual; None: the usual."""
         self.silent = False
         """Whether it neither answers nor forwards."""
+        self.refuses_token = 0
+        """How many handshakes it ends as if it did not know its own Retry token."""
         self.interim = False
         """Whether it says "103 Early Hints" before each answer, and adds trailers to it."""
         self.flood = b""
@@ -160,6 +163,9 @@ class FakeRelay:
         client.source = source
         now = asyncio.get_running_loop().time()
         client.quic.receive_datagram(datagram, source, now)
+        if self.refuses_token and not client.is_established:
+            self.refuses_token -= 1
+            client.quic.close(error_code=QuicErrorCode.INVALID_TOKEN, frame_type=0)
         self._flush(client)
 
     def _flush(self, client: Client) -> None:

@@ -81,6 +81,20 @@ def test_nobody_answers() -> None:
     scene(main)
 
 
+def test_a_relay_that_was_restarted_in_the_middle_of_a_handshake_is_asked_again() -> None:
+    async def main() -> None:
+        world = World()
+        world.relay.refuses_token = 2
+        link = await world.connect()
+        assert now() < 2.0
+        assert world.relay.refuses_token == 0
+        await asyncio.sleep(1.0)
+        assert world.open_sockets() == 1
+        await world.close(link)
+
+    scene(main)
+
+
 def test_the_name_is_unknown() -> None:
     async def main() -> None:
         world = World()

@@ -34,6 +34,7 @@ UNWELL_S = 3.0
 MOST_UNWELL_S = 10.0
 """Seconds since all were well after which there is no further outage. Else several in a row, on a
 slow machine above all, keep pipes apart for the 30 s that they live, whatever the peers do."""
+WATCH_S = 0.1
 LAST_PEACE_S = 6.0
 MOST_MINUTES = 120.0
 
@@ -46,6 +47,9 @@ class Outcome:
     troubles: Counter[str] = field(default_factory=Counter)
     diary: list[tuple[float, float, str]] = field(default_factory=list)
     """Each trouble: from when to when (seconds since 1970), and what it was."""
+    longest_stall_s: float = 0.0
+    """How late the peers' event loop was at the most: a machine that is busy with other work makes
+    every outage longer than it was meant to be."""
 
     @property
     def is_right(self) -> bool:
@@ -61,7 +65,8 @@ class Outcome:
             f"pipes: {tally.opened} opened, {tally.ended} ended in order; not opened: {refused}",
             f"delivered: {tally.bytes_delivered / 1e6:.1f} MB on streams,"
             f" {tally.datagrams_delivered} of {tally.datagrams_sent} datagrams",
-            f"longest silence on a stream: {tally.longest_silence_s:.1f} s",
+            f"longest silence on a stream: {tally.longest_silence_s:.1f} s;"
+            f" longest stall of the peers' process: {self.longest_stall_s:.1f} s",
             "troubles: " + ", ".join(f"{name} {n}" for name, n in sorted(self.troubles.items())),
             *(f"WRONG: {each}" for each in tally.wrong),
         ]
@@ -110,16 +115,19 @@ class Chaos:
         await self._recovered.wait()
 
     async def _watch(self) -> None:
-        well_at = time.monotonic()
+        well_at = last = time.monotonic()
         while True:
             now = time.monotonic()
+            stall_s = now - last - WATCH_S
+            self.outcome.longest_stall_s = max(self.outcome.longest_stall_s, stall_s)
+            last = now
             if all(talk.silent_s(now) < UNWELL_S for talk in self._talks):
                 well_at = now
             if now - well_at < MOST_UNWELL_S:
                 self._recovered.set()
             else:
                 self._recovered.clear()
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(WATCH_S)
 
     def _begin(self, device: MovableNetwork, rate: float) -> None:
         self._number += 1

@@ -133,6 +133,7 @@ class Control:
             on_closed=self.connection_closed,
             limits=http3_limits or Http3Limits(),
             is_core_short=is_core_short,
+            is_known=self._registry.has_source,
         )
         self._timer: asyncio.TimerHandle | None = None
 

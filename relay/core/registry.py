@@ -207,6 +207,10 @@ class Registry:
             for owner in self._by_source.get(source):
                 self._extend(self._by_owner[owner], now)
 
+    def has_source(self, source: Address) -> bool:
+        """Whether somebody is registered at this address."""
+        return bool(self._by_source.get(source))
+
     def knows(self, request: RegisterRequest) -> bool:
         """Whether the key has a registration."""
         return key_digest(request) in self._by_key
@@ -217,8 +221,7 @@ class Registry:
 
     def end(self, name: str) -> bool:
         """The same by the hash of the id, which the operator knows it by."""
-        registration = self._by_id.get(name)
-        if registration is not None:
+        if (registration := self._by_id.get(name)) is not None:
             self._remove(registration)
         return registration is not None
 
@@ -230,8 +233,7 @@ class Registry:
         """
         removed = 0
         for _ in range(at_most):
-            due = self._deadlines.next()
-            if due is None or due > now:
+            if (due := self._deadlines.next()) is None or due > now:
                 break
             registration = self._deadlines.take()
             if registration is None:

@@ -24,6 +24,7 @@ from relay.http3.pace import Pace
 from relay.http3.quic import HostConnection, server_configuration
 from relay.http3.report import Failure, Http3Counters, Http3Report, Refused
 from relay.http3.table import ConnectionTable
+from relay.wire.address import Address
 from relay.wire.invariants import LongHeader, Malformed, ShortHeader, parse_invariants
 
 __all__ = [
@@ -42,6 +43,8 @@ _H3_INTERNAL_ERROR = 0x102
 _MAX_PAUSE_S = 0.1
 """Seconds after which newcomers that wait for the core are looked at anew: there may be room."""
 
+_Waiting = tuple[bytes, Path, Admitted]
+
 _STOP_SLICE = 50
 """Connections closed in one turn of the event loop."""
 
@@ -59,12 +62,15 @@ class Http3Server:
         on_closed: Callable[[HolderId], None],
         limits: Http3Limits | None = None,
         is_core_short: Callable[[], bool] = lambda: False,
+        is_known: Callable[[Address], bool] = lambda _: False,
     ) -> None:
         """`send` takes each datagram that is to be sent, and the way it is to go.
 
         `on_moved`: a client is now reached by another path than before, which is validated.
         `on_closed`: a connection has ended; called once for each whose handshake was complete.
         `is_core_short`: whether others want the core, so that newcomers must wait.
+        `is_known`: whether somebody is registered at an address: so it is no newcomer who begins a
+        connection from there, but one whose pipes depend on it.
         """
         self._loop = asyncio.get_running_loop()
         self._limits = limits or Http3Limits()
@@ -78,12 +84,15 @@ class Http3Server:
         self._unproven = RateLimiter(RateLimits.of(self._limits.unproven_per_minute))
         self._pace = Pace()
         self._is_core_short = is_core_short
+        self._is_known = is_known
         self._ids = count(1)
         self._table = ConnectionTable(self._limits)
-        self._waiting: deque[tuple[bytes, Path, Admitted]] = deque()  # bounded: see _admit
+        # Together bounded: see _admit. Those who return do not wait for the core.
+        self._newcomers: deque[_Waiting] = deque()
+        self._returning: deque[_Waiting] = deque()
         self._to_flush: dict[ClientConnection, None] = {}  # in the order in which they asked
         self._turn: asyncio.Handle | None = None
-        self._pause: asyncio.TimerHandle | None = None  # of those in `_waiting`
+        self._pause: asyncio.TimerHandle | None = None  # of the newcomers
         self._is_running = False
 
     @property
@@ -117,7 +126,8 @@ class Http3Server:
         if not self._is_running:
             return
         self._is_running = False
-        self._waiting.clear()
+        self._newcomers.clear()
+        self._returning.clear()
         now = self._loop.time()
         deadline = now + self._limits.stop_timeout_s
         for done, connection in enumerate(self._table):
@@ -156,7 +166,7 @@ class Http3Server:
         elif isinstance(header, ShortHeader):
             self._report.refuse(Refused.UNKNOWN_CONNECTION)
         else:
-            half_open = self._table.half_open + len(self._waiting)
+            half_open = self._table.half_open + self._how_many_wait
             ask_retry = half_open >= self._limits.retry_above_half_open
             self._admit(self._judge(datagram, header, path, ask_retry, now), datagram, path)
 
@@ -173,11 +183,12 @@ class Http3Server:
     def _admit(self, verdict: Admitted | MustRetry | Rejected, datagram: bytes, path: Path) -> None:
         match verdict:
             case Admitted():
-                refused = self._table.why_no_room(verdict, path, len(self._waiting))
+                refused = self._table.why_no_room(verdict, path, self._how_many_wait)
                 if refused is not None:
                     self._report.refuse(refused)
                     return
-                self._waiting.append((datagram, path, verdict))
+                queue = self._returning if self._is_known(path.remote) else self._newcomers
+                queue.append((datagram, path, verdict))
                 self._schedule_turn()
             case MustRetry(answer):
                 self._report.retried += 1
@@ -195,33 +206,47 @@ class Http3Server:
         """Begin some handshakes, and send what all have to send: once for many datagrams."""
         self._turn = None
         now = self._loop.time()
-        wait_s = self._begin_some(now) if self._waiting and self._pause is None else 0.0
+        wait_s = self._begin_some(now) if self._how_many_wait else 0.0
         to_flush, self._to_flush = self._to_flush, {}
         for connection in to_flush:
             self.guard(connection, connection.flush, now)
         if wait_s:
             self._report.pauses += 1
             self._pause = self._loop.call_later(min(wait_s, _MAX_PAUSE_S), self._end_pause)
-        elif self._waiting and self._pause is None:
+        if self._returning or (self._newcomers and self._pause is None):
             self._schedule_turn()
 
     def _end_pause(self) -> None:
         self._pause = None
         self._schedule_turn()
 
+    @property
+    def _how_many_wait(self) -> int:
+        return len(self._returning) + len(self._newcomers)
+
     def _begin_some(self, now: float) -> float:
         """Begin handshakes of those that wait; returns in how many seconds to go on."""
+        left = self._limits.handshakes_per_turn
+        while left and self._returning:
+            left -= 1
+            self._try_to_begin(self._returning.popleft(), now)
+        if self._pause is not None:
+            return 0.0
         is_core_short = self._is_core_short()
-        for _ in range(min(self._limits.handshakes_per_turn, len(self._waiting))):
+        while left and self._newcomers:
+            left -= 1
             if wait_s := self._pace.wait_s(now, is_core_short=is_core_short):
                 return wait_s
             self._pace.begin()
-            try:
-                self._begin(*self._waiting.popleft(), now)
-            except Exception as error:
-                self._report.fail(Failure.INTERNAL_ERROR, error)
+            self._try_to_begin(self._newcomers.popleft(), now)
             self._pace.end(now)
         return 0.0
+
+    def _try_to_begin(self, waiting: _Waiting, now: float) -> None:
+        try:
+            self._begin(*waiting, now)
+        except Exception as error:
+            self._report.fail(Failure.INTERNAL_ERROR, error)
 
     def _begin(self, datagram: bytes, path: Path, admitted: Admitted, now: float) -> None:
         connection = self._table.find_first(admitted.first_cid, path)

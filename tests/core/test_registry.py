@@ -95,7 +95,9 @@ def test_packets_from_its_address_start_the_lease_anew() -> None:
     registry.seen([AWAY.remote], now=150.0)  # another's
     assert registry.expire(now=100.0 + LEASE - TINY) == 0
     assert registry.next_expiry() == 100.0 + LEASE
+    assert (registry.has_source(HOME.remote), registry.has_source(AWAY.remote)) == (True, False)
     assert registry.expire(now=100.0 + LEASE) == 1
+    assert not registry.has_source(HOME.remote)
 
 
 def test_the_originals_dialer_waits_ten_minutes() -> None:

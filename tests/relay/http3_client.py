@@ -109,6 +109,7 @@ class World:
         app: ASGIApp | None = None,
         limits: Http3Limits | None = None,
         is_core_short: Callable[[], bool] = lambda: False,
+        is_known: Callable[[Address], bool] = lambda _: False,
     ) -> None:
         self.service = Service()
         self.moved: list[tuple[HolderId, Path]] = []
@@ -127,6 +128,7 @@ class World:
             on_closed=self.closed.append,
             limits=limits,
             is_core_short=is_core_short,
+            is_known=is_known,
         )
         self.to_server: Callable[[bytes, Path], None] = self.server.receive_datagram
         """What the clients' datagrams are given to."""

@@ -121,3 +121,23 @@ def test_newcomers_wait_while_the_core_is_short_and_others_do_not() -> None:
             assert (await (await another).get("/health")).status == 200
 
     run_virtual(run())
+
+
+def test_whoever_is_registered_does_not_wait_for_the_core() -> None:
+    """A relay that was restarted on a busy machine is looked for by all its peers at once."""
+
+    async def run() -> None:
+        async with World(
+            is_core_short=lambda: True, is_known=lambda address: address.port != 1001
+        ) as world:
+            world.server._pace._until = math.inf  # all that there is was spent
+            newcomer = asyncio.ensure_future(world.connect(1001))
+            await asyncio.sleep(0.05)
+            assert world.server._pause is not None
+            for port in (1002, 1003):
+                assert (await (await world.connect(port)).get("/health")).status == 200
+            assert not newcomer.done()
+            world.server._pace._until = 0.0
+            assert (await (await newcomer).get("/health")).status == 200
+
+    run_virtual(run())

@@ -81,9 +81,13 @@ class MiniUpnpd:
         return self._log.read_text()
 
     def close(self) -> None:
-        """End it."""
+        """End it. It looks at the signal between two of its works, and may then wait for one."""
         self._process.terminate()
-        self._process.wait(10)
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
 
 def _yes(value: bool) -> str:

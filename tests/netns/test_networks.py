@@ -22,7 +22,8 @@ def address(family: int, net: int, host: int) -> str:
 def join(host: Host, interface: str, family: int, net: int, number: int) -> str:
     """Give an interface an address; returns it."""
     own = address(family, net, number)
-    host.ip("address", "add", f"{own}/{24 if family == 4 else 64}", "dev", interface)
+    given = (f"{own}/24",) if family == 4 else (f"{own}/64", "nodad")  # usable at once
+    host.ip("address", "add", *given, "dev", interface)
     return own
 
 

@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import time
+from collections.abc import Callable
 
 _SHORT_ABOVE = 0.1
 """The core is short if this thread had to wait for it for more than so much of its time there."""
@@ -56,3 +58,32 @@ def judge(
     if ran + waited < _JUDGED_S * 1e9:
         return was_short, before
     return waited > _SHORT_ABOVE * (ran + waited), now
+
+
+HEAVY_PER_S = 50_000.0
+"""Datagrams a second from which on forwarding is heavy: less takes a fifth of a core, which the
+system gives a worker in any case, whoever else wants it."""
+
+_LOOKED_AT_S = 1.0
+
+
+class Forwarding:
+    """Whether much was forwarded lately."""
+
+    def __init__(
+        self, total: Callable[[], int], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """:param total: how many datagrams were forwarded, ever. `clock` gives seconds."""
+        self._total, self._clock = total, clock
+        self._before = total()
+        self._since = clock()
+        self._is_heavy = False
+
+    def is_heavy(self) -> bool:
+        """Since it was last looked at, a second ago or longer."""
+        now = self._clock()
+        if now - self._since >= _LOOKED_AT_S:
+            total = self._total()
+            self._is_heavy = (total - self._before) / (now - self._since) >= HEAVY_PER_S
+            self._before, self._since = total, now
+        return self._is_heavy

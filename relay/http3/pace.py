@@ -8,11 +8,11 @@ as a process is no way out: then established clients would wait as well, for ten
 import time
 from collections.abc import Callable
 
-SHARE = 1 / 32
-"""Of a core, for beginning handshakes while others want it, too: some thirty a second. What
+SHARE = 1 / 64
+"""Of a core, for beginning handshakes while others want it, too: some fifteen a second. What
 follows upon each costs twice as much, and a flood of other datagrams comes beside it."""
 
-BURST_S = 1.0
+BURST_S = 0.25
 """Seconds of that share that may be spent at once: for a few handshakes."""
 
 

@@ -11,10 +11,11 @@ from relay.admin.service import AdminService
 from relay.certificate import ServerCertificate
 from relay.config import Config
 from relay.control import Control
+from relay.core.outcome import Outcome
 from relay.core.path import Path
 from relay.core.registry import Record
 from relay.counters import CounterLog
-from relay.crowding import Core
+from relay.crowding import Core, Forwarding
 from relay.forwarding.sockets import Listener
 from relay.forwarding.supervisor import PoolTimes, WorkerPool, WorkersFailed
 from relay.kernel.service import KernelService
@@ -59,6 +60,7 @@ class Parts:
         self._kernel: KernelService | None = None
         self._counters: CounterLog | None = None
         self._core = Core()
+        self._forwarding = Forwarding(lambda: self.pool.counters().of(Outcome.FORWARDED))
         self._answers_lost = 0
 
     @property
@@ -105,7 +107,7 @@ class Parts:
             access=self._access,
             restored=await self._registrations(),
             listeners=self.addresses,
-            is_core_short=self._core.is_short,
+            is_core_short=lambda: self._forwarding.is_heavy() and self._core.is_short(),
         )
         self._counters = CounterLog(self.pool, control, self.listeners, [self])
         self.admin = self._make_admin(control)

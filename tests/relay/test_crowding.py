@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from relay.crowding import Core, judge
+from relay.crowding import HEAVY_PER_S, Core, Forwarding, judge
 
 MS = 1_000_000
 
@@ -32,3 +32,18 @@ def test_a_core_is_looked_at_where_the_system_tells() -> None:
     core.close()
     core.close()
     assert core.is_short() is False
+
+
+def test_forwarding_is_heavy_from_a_rate_on() -> None:
+    total, now = 0, 0.0
+    forwarding = Forwarding(lambda: total, lambda: now)
+    assert not forwarding.is_heavy()
+    for rate, expected in ((HEAVY_PER_S - 1, False), (HEAVY_PER_S, True), (0, False)):
+        now += 1.0
+        total += int(rate)
+        assert forwarding.is_heavy() is expected
+        now += 0.5  # too soon to judge anew
+        assert forwarding.is_heavy() is expected
+        now += 0.5
+        total += int(rate)
+        assert forwarding.is_heavy() is expected

@@ -87,3 +87,12 @@ class Forwarding:
             self._is_heavy = (total - self._before) / (now - self._since) >= HEAVY_PER_S
             self._before, self._since = total, now
         return self._is_heavy
+
+
+def short_while_forwarding(forwarded: Callable[[], int]) -> Callable[[], bool]:
+    """Tells whether the core is short and forwarding is heavy, so that others must wait.
+
+    :param forwarded: as for `Forwarding`.
+    """
+    core, forwarding = Core(), Forwarding(forwarded)
+    return lambda: forwarding.is_heavy() and core.is_short()

@@ -21,6 +21,7 @@ import numpy as np
 from relay.core.bucket import Used
 from relay.core.outcome import Outcome
 from relay.core.path import Path
+from relay.crowding import short_while_forwarding
 from relay.forwarding.ancillary import read_ecn, read_local
 from relay.forwarding.batch_calls import BatchCalls, set_gro
 from relay.forwarding.batch_inlet import Inlet
@@ -92,10 +93,11 @@ class BatchLoop:
         self._can_cut = True
         self._table = BatchTable(wildcard)
         self._meter = self._table.meter
-        self.door = Door[SourceKey]()
+        self._counts = [0] * len(_OUTCOMES)
+        is_core_short = short_while_forwarding(lambda: self._counts[_FORWARDED])
+        self.door = Door[SourceKey](is_core_short=is_core_short)
         """What of the datagrams that may be HTTP/3 is passed up."""
         self._only_listener: int | None = None
-        self._counts = [0] * len(_OUTCOMES)
         self._bytes_forwarded = 0
         self._wake = frozenset(wake)
         self._listeners = {each.fileno(): index for index, each in enumerate(sockets)}

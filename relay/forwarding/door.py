@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Generic, NamedTuple, TypeVar
 
 from relay.core.bucket import Bucket
-from relay.crowding import Core
 
 
 class Measure(NamedTuple):
@@ -41,11 +40,11 @@ class Door(Generic[K]):
     def __init__(
         self,
         clock: Callable[[], float] = time.monotonic,
-        is_core_short: Callable[[], bool] | None = None,
+        is_core_short: Callable[[], bool] = lambda: False,
     ) -> None:
         """`clock` gives seconds, and does not go back."""
         self._clock = clock
-        self._is_core_short = is_core_short or Core().is_short
+        self._is_core_short = is_core_short
         self._short_until = -math.inf
         self._usual, self._more = (
             {False: _bucket(each.strangers), True: _bucket(each.registered)}

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from relay.core.bucket import Used
 from relay.core.path import Path
+from relay.crowding import short_while_forwarding
 from relay.forwarding import ancillary
 from relay.forwarding.ancillary import Ancillary
 from relay.forwarding.channel import MAX_UP_DATAGRAM, Command, Counters, Sent, up_header
@@ -56,9 +57,10 @@ class PlainLoop:
         self._hosts = [Address.from_sockaddr(each.getsockname()).host for each in sockets]
         wildcard = [is_wildcard(Address(host, 0)) for host in self._hosts]
         self._table = RawTable(sockets, wildcard)
-        self.door = Door[SockAddr]()
-        """What of the datagrams that may be HTTP/3 is passed up."""
         self._counts = [0] * len(OUTCOMES)
+        is_core_short = short_while_forwarding(lambda: self._counts[FORWARDED])
+        self.door = Door[SockAddr](is_core_short=is_core_short)
+        """What of the datagrams that may be HTTP/3 is passed up."""
         self._bytes_forwarded = 0
         self._buffer = memoryview(bytearray(_BUFFER_SIZE))
         self._wake = frozenset(wake)

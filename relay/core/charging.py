@@ -20,6 +20,9 @@ MeterId = Hashable
 
 _HEADROOM = 1.25
 """Who was within his rate is thought to want so much more in the next moment."""
+_FADES_S = 0.5
+"""Seconds in which what somebody has sent counts for less and less (by the factor e) of what he is
+thought to want: a pause of some tenths, his own or a busy machine's, costs him no packets."""
 _FLOOR = 1 / 16
 """Of an account's rate, so much is for forwarders at which nothing came lately, together."""
 _BEGINNERS = 16
@@ -28,6 +31,7 @@ _CHANGE = 0.02
 """A rate that changes by less is not told."""
 _FORGET_S = 1.0
 """Who has sent nothing for so long has sent nothing lately."""
+_NONE = (0.0, 0.0, 0.0, 0.0)
 _TOKEN, _SOURCE = "token ", "source "
 _MAX_TOKENS = 200_000
 """Tokens whose use is remembered; beyond it the one that began first is forgotten."""
@@ -81,6 +85,8 @@ class _Account:
     owners: int = 0
     used: dict[MeterId, list[float]] = field(default_factory=dict)
     """Since the last `share`: bytes, packets, and those that were dropped."""
+    recent: dict[MeterId, list[float]] = field(default_factory=dict)
+    """Bytes and packets a second that were let through lately."""
     active_at: float = -math.inf
     is_changed: bool = True
     """Since its rates were told."""
@@ -115,6 +121,7 @@ class Charging:
         self._meters = tuple(meters)
         for account in self._accounts.values():
             account.told.clear()
+            account.recent.clear()
 
     def follow(self, changes: Sequence[Change]) -> list[Change]:
         """The registry's changes, and what they mean for who pays."""
@@ -165,13 +172,16 @@ class Charging:
         self._shared_at = now
         for number, account in list(self._active.items()):
             if account.active_at <= now - _FORGET_S and not account.is_changed:
+                account.recent.clear()
                 del self._active[number]
         active = list(self._active.values())
+        for account in active:
+            self._remember(account, elapsed)
         if self._limits.has_total:
-            self._share_total([each for each in active if each.takes_part], elapsed)
+            self._share_total([each for each in active if each.takes_part])
         told: dict[MeterId, list[Charge]] = {}
         for account in active:
-            for meter, charge in zip(self._meters, self._split(account, elapsed), strict=True):
+            for meter, charge in zip(self._meters, self._split(account), strict=True):
                 if _differs(account.told.get(meter), charge):
                     account.told[meter] = charge
                     told.setdefault(meter, []).append(charge)
@@ -266,24 +276,30 @@ class Charging:
         parts = max(1, len(self._meters))
         return Charge(account.number, size / parts, packets / parts)
 
-    def _share_total(self, accounts: Sequence[_Account], elapsed: float) -> None:
+    def _remember(self, account: _Account, elapsed: float) -> None:
+        """What was used since the last `share` becomes part of what was used lately."""
+        kept = math.exp(-elapsed / _FADES_S)
+        for meter in self._meters:
+            used = account.used.get(meter, _NONE)
+            before = account.recent.get(meter, _NONE)
+            account.recent[meter] = [max(used[k] / elapsed, kept * before[k]) for k in (0, 1)]
+
+    def _share_total(self, accounts: Sequence[_Account]) -> None:
         """Give each account its part of the relay's own rate."""
         limits = self._limits
-        size = self._allotted(accounts, limits.bytes_per_s, 0, elapsed)
-        packets = self._allotted(accounts, limits.packets_per_s, 1, elapsed)
+        size = self._allotted(accounts, limits.bytes_per_s, 0)
+        packets = self._allotted(accounts, limits.packets_per_s, 1)
         for account, *part in zip(accounts, size, packets, strict=True):
             account.part = _Rate(*part)
 
-    def _allotted(
-        self, accounts: Sequence[_Account], total: float, kind: int, elapsed: float
-    ) -> list[float]:
+    def _allotted(self, accounts: Sequence[_Account], total: float, kind: int) -> list[float]:
         caps = [each.rate.packets if kind else each.rate.bytes for each in accounts]
-        wanted = [_wanted(each.used.values(), kind, elapsed) for each in accounts]
+        wanted = [sum(_wanted(each, meter, kind) for meter in self._meters) for each in accounts]
         # One that has just come, or has just stopped, wants a beginner's part.
         least = total / (_BEGINNERS + len(accounts)) if accounts else 0.0
         return allot(total, caps, [max(each, least) for each in wanted])
 
-    def _split(self, account: _Account, elapsed: float) -> list[Charge]:
+    def _split(self, account: _Account) -> list[Charge]:
         if self._is_used_up(account):
             shut = Charge(account.number, 0.0, account.rate.packets)
             return [shut] * len(self._meters)
@@ -291,20 +307,15 @@ class Charging:
         part = account.part if shares else _Rate()
         size = min(account.rate.bytes, part.bytes)
         packets = min(account.rate.packets, part.packets)
-        sizes = self._split_one(account, size, 0, elapsed)
-        counts = self._split_one(account, packets, 1, elapsed)
+        sizes = self._split_one(account, size, 0)
+        counts = self._split_one(account, packets, 1)
         return [Charge(account.number, *both) for both in zip(sizes, counts, strict=True)]
 
-    def _split_one(
-        self, account: _Account, total: float, kind: int, elapsed: float
-    ) -> Sequence[float]:
+    def _split_one(self, account: _Account, total: float, kind: int) -> Sequence[float]:
         parts = len(self._meters)
         if math.isinf(total) or parts == 1:
             return [total] * parts
-        if not account.used:
-            return [total / parts] * parts
-        used = account.used
-        wanted = [_wanted([used[m]] if m in used else [], kind, elapsed) for m in self._meters]
+        wanted = [_wanted(account, meter, kind) for meter in self._meters]
         floor = total * _FLOOR / parts
         left = total - floor * parts
         return [floor + share for share in allot(left, [left] * parts, wanted)]
@@ -314,17 +325,15 @@ class Charging:
         return token is not None and self._tokens.get(token, 0.0) >= account.allowance
 
 
-def _wanted(uses: Iterable[Sequence[float]], kind: int, elapsed: float) -> float:
-    """What somebody is thought to want in a second; infinity if he did not get what he wanted.
+def _wanted(account: _Account, meter: MeterId, kind: int) -> float:
+    """What somebody is thought to want of a forwarder in a second; infinity if he did not get what
+    he wanted.
 
     :param kind: 0 for bytes, 1 for packets.
     """
-    total = 0.0
-    for used in uses:
-        if used[2 + kind]:
-            return math.inf
-        total += used[kind]
-    return _HEADROOM * total / elapsed
+    if account.used.get(meter, _NONE)[2 + kind]:
+        return math.inf
+    return _HEADROOM * account.recent.get(meter, _NONE)[kind]
 
 
 def _differs(before: Charge | None, now: Charge) -> bool:

@@ -180,9 +180,13 @@ def test_a_forwarder_gets_what_it_needs() -> None:
     assert busy > 0.9 * 8000
     assert 0 < idle < 0.1 * 8000
     assert busy + idle == pytest.approx(8000)
-    # Now the other one is where it comes in.
+    # Now the other one is where it comes in: at once half of it, and soon nearly all.
     scene.use(1, 1, 50, dropped=100)
     scene.share()
+    assert scene.bytes_per_s(1, 1) > 0.4 * 8000
+    for _ in range(20):
+        scene.use(1, 1, 400, dropped=100)
+        scene.share()
     assert scene.bytes_per_s(1, 1) > 0.9 * 8000
     # Both: half each.
     for meter in range(2):
@@ -235,6 +239,19 @@ def test_one_alone_gets_all_of_it_and_gives_it_back() -> None:
     passed = run(scene, {1: 50_000.0, 2: 50_000.0})
     assert passed[1] == pytest.approx(4500.0, rel=0.05)
     assert passed[2] == pytest.approx(4500.0, rel=0.05)
+
+
+@pytest.mark.parametrize("meters", [1, 2])
+def test_who_pauses_for_a_moment_keeps_his_part_of_it(meters: int) -> None:
+    scene = Scene(ForwardLimits(bytes_per_s=9000.0), meters)
+    for owner, subject in enumerate("ab", 1):
+        scene.register(owner, subject)
+    greedy = {1: 50_000.0}
+    run(scene, greedy | {2: 2000.0})
+    assert run(scene, greedy | {2: 0.0}, rounds=3)[1] < 9000.0 - 1000.0
+    assert scene.bytes_per_s(2) > 1000.0
+    # A longer one gives it to others.
+    assert run(scene, greedy | {2: 0.0}, rounds=12)[1] > 8000.0
 
 
 def test_a_tokens_own_rate_bounds_its_share() -> None:

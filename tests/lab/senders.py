@@ -26,7 +26,8 @@ ALLOWANCE = 100_000
 _SIZE = 600
 _TICK_S = 0.001
 _SETTLE_S = 1.5
-_MEASURE_S = 3.0
+_WINDOWS, _WINDOW_S = 5, 1.0
+"""Each is judged by itself: a machine that is busy with something else for a moment spoils one."""
 
 
 @dataclass
@@ -94,8 +95,8 @@ def send(rates: dict[Subject, float], seconds: float) -> tuple[list[Rate], float
 
 
 def main(arguments: list[str]) -> None:
-    """Bytes sent and received, with seconds: `uneven` (greedy, modest), `even` (two greedy ones),
-    and `used`, of the token that permits no more than `ALLOWANCE`."""
+    """Bytes sent and received, window by window with their seconds: `uneven` (greedy, modest) and
+    `even` (two greedy ones); and `used`, of the token that permits no more than `ALLOWANCE`."""
     relay, secret = (arguments[0], int(arguments[1])), Secrets.parse(_read(arguments[2]), "there")
     one, other = (Subject(relay, secret, name, TokenLimits()) for name in ("one", "other"))
     third = Subject(relay, secret, "third", TokenLimits(bytes=ALLOWANCE))
@@ -105,11 +106,15 @@ def main(arguments: list[str]) -> None:
         ("even", {one: GREEDY, other: GREEDY}),
     ):
         send(dict(rates), _SETTLE_S)
-        measured, seconds = send(dict(rates), _MEASURE_S)
-        found[name] = {"seconds": seconds, "ends": [(each.sent, each.got) for each in measured]}
-    (used,), _ = send({third: ALLOWANCE}, _MEASURE_S)  # three times as much
+        found[name] = [_window(rates) for _ in range(_WINDOWS)]
+    (used,), _ = send({third: ALLOWANCE}, 3.0)  # three times as much
     found["used"] = (used.sent, used.got)
     print(json.dumps(found), flush=True)
+
+
+def _window(rates: dict[Subject, float]) -> dict[str, object]:
+    measured, seconds = send(rates, _WINDOW_S)
+    return {"seconds": seconds, "ends": [(each.sent, each.got) for each in measured]}
 
 
 def _read(file: str) -> str:

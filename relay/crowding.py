@@ -64,11 +64,13 @@ HEAVY_PER_S = 50_000.0
 """Datagrams a second from which on forwarding is heavy: less takes a fifth of a core, which the
 system gives a worker in any case, whoever else wants it."""
 
-_LOOKED_AT_S = 1.0
+_JUDGED_OVER_S = 0.1
+_STALE_AFTER_S = 1.0
+"""What was forwarded before the last look, so long ago, says nothing of now."""
 
 
 class Forwarding:
-    """Whether much was forwarded lately."""
+    """Whether much was forwarded lately. It takes a few looks to tell, if nobody has looked."""
 
     def __init__(
         self, total: Callable[[], int], clock: Callable[[], float] = time.monotonic
@@ -80,11 +82,13 @@ class Forwarding:
         self._is_heavy = False
 
     def is_heavy(self) -> bool:
-        """Since it was last looked at, a second ago or longer."""
+        """In the last tenth of a second of those in which it was looked at; else False."""
         now = self._clock()
-        if now - self._since >= _LOOKED_AT_S:
+        elapsed = now - self._since
+        if elapsed >= _JUDGED_OVER_S:
             total = self._total()
-            self._is_heavy = (total - self._before) / (now - self._since) >= HEAVY_PER_S
+            heavy = (total - self._before) / elapsed >= HEAVY_PER_S
+            self._is_heavy = heavy and elapsed < _STALE_AFTER_S
             self._before, self._since = total, now
         return self._is_heavy
 

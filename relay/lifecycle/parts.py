@@ -15,7 +15,7 @@ from relay.core.outcome import Outcome
 from relay.core.path import Path
 from relay.core.registry import Record
 from relay.counters import CounterLog
-from relay.crowding import Core, Forwarding
+from relay.crowding import short_while_forwarding
 from relay.forwarding.sockets import Listener
 from relay.forwarding.supervisor import PoolTimes, WorkerPool, WorkersFailed
 from relay.kernel.service import KernelService
@@ -59,8 +59,6 @@ class Parts:
         self._control: Control | None = None
         self._kernel: KernelService | None = None
         self._counters: CounterLog | None = None
-        self._core = Core()
-        self._forwarding = Forwarding(lambda: self.pool.counters().of(Outcome.FORWARDED))
         self._answers_lost = 0
 
     @property
@@ -107,7 +105,9 @@ class Parts:
             access=self._access,
             restored=await self._registrations(),
             listeners=self.addresses,
-            is_core_short=lambda: self._forwarding.is_heavy() and self._core.is_short(),
+            is_core_short=short_while_forwarding(
+                lambda: self.pool.counters().of(Outcome.FORWARDED)
+            ),
         )
         self._counters = CounterLog(self.pool, control, self.listeners, [self])
         self.admin = self._make_admin(control)
@@ -168,7 +168,6 @@ class Parts:
     async def _tell_clients(self) -> None:
         if self._control is not None:
             await self._control.stop()
-        self._core.close()
 
     def _make_admin(self, control: Control) -> AdminService | None:
         if not self.config.admin.is_on:

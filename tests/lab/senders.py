@@ -10,6 +10,7 @@ import secrets
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bench.http3_client import Http3Client, check, registration
@@ -82,7 +83,7 @@ def _bound(host: str) -> socket.socket:
     return sock
 
 
-def send(rates: dict[Subject, float], seconds: float) -> tuple[list[Rate], float]:
+def send(rates: Mapping[Subject, float], seconds: float) -> tuple[list[Rate], float]:
     """All of them at once; returns what came of it, in the same order, and how long it took."""
     start = now = time.monotonic()
     found = {subject: Rate(rate, start) for subject, rate in rates.items()}
@@ -101,18 +102,19 @@ def main(arguments: list[str]) -> None:
     one, other = (Subject(relay, secret, name, TokenLimits()) for name in ("one", "other"))
     third = Subject(relay, secret, "third", TokenLimits(bytes=ALLOWANCE))
     found: dict[str, object] = {}
-    for name, rates in (
-        ("uneven", {one: GREEDY, other: MODEST}),
-        ("even", {one: GREEDY, other: GREEDY}),
-    ):
-        send(dict(rates), _SETTLE_S)
+    demands: dict[str, dict[Subject, float]] = {
+        "uneven": {one: GREEDY, other: MODEST},
+        "even": {one: GREEDY, other: GREEDY},
+    }
+    for name, rates in demands.items():
+        send(rates, _SETTLE_S)
         found[name] = [_window(rates) for _ in range(_WINDOWS)]
     (used,), _ = send({third: ALLOWANCE}, 3.0)  # three times as much
     found["used"] = (used.sent, used.got)
     print(json.dumps(found), flush=True)
 
 
-def _window(rates: dict[Subject, float]) -> dict[str, object]:
+def _window(rates: Mapping[Subject, float]) -> dict[str, object]:
     measured, seconds = send(rates, _WINDOW_S)
     return {"seconds": seconds, "ends": [(each.sent, each.got) for each in measured]}
 

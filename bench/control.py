@@ -25,7 +25,7 @@ from pathlib import Path as FilePath
 
 from bench.forwarders import big_socket
 from bench.http3_client import Http3Client, RequestFailed, check, registration
-from bench.isolation import NotIsolated, enter_network, pick_cores, set_segmentation
+from bench.isolation import NotIsolated, isolate, set_segmentation
 from bench.load import BATCH, Burst, Receiver, Sender
 from bench.machine import cpu_seconds, describe
 from bench.measure import MIXED_BURST, WINDOW
@@ -205,12 +205,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=FilePath, default=RESULTS / "control.json")
     options = parser.parse_args(arguments)
     try:
-        forwarder_core, load_core = pick_cores()
-        enter_network()
+        forwarder_core, _ = isolate()
     except NotIsolated as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
-    os.sched_setaffinity(0, {load_core})
     found: dict[str, object] = {"machine": describe()}
     with relay(forwarder_core) as running:
         found["health"] = measure_health(running)

@@ -32,7 +32,7 @@ from urllib.request import urlopen
 from bench.control import RESULTS, RunningRelay, relay
 from bench.forwarders import big_socket
 from bench.http3_client import Http3Client, check, registration
-from bench.isolation import NotIsolated, enter_network, pick_cores, set_segmentation
+from bench.isolation import NotIsolated, isolate, set_segmentation
 from bench.load import Burst, Receiver, Sender, closed_loop
 from bench.machine import Usage, cpu_seconds, describe, is_disturbed, wait_for_calm
 from bench.measure import MIXED_BURST, PATIENCE_S, WINDOW
@@ -352,12 +352,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=FilePath, default=RESULTS / "flood.json")
     options = parser.parse_args(arguments)
     try:
-        relay_core, load_core = pick_cores()
-        enter_network()
+        relay_core, load_core = isolate()
     except NotIsolated as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
-    os.sched_setaffinity(0, {load_core})
     floods: dict[str, dict[str, Any]] = {}
     options.output.parent.mkdir(parents=True, exist_ok=True)
     for kind in options.kind or RATES:

@@ -85,6 +85,17 @@ def pick_cores() -> tuple[int, int]:
     return cores[0], cores[1]
 
 
+def isolate() -> tuple[int, int]:
+    """Enter a network of our own, on the load's core; returns the forwarder's core and that.
+
+    :raises NotIsolated: the system does not let us.
+    """
+    forwarder_core, load_core = pick_cores()
+    enter_network()
+    os.sched_setaffinity(0, {load_core})
+    return forwarder_core, load_core
+
+
 def _control() -> socket.socket:
     return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 

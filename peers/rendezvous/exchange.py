@@ -12,6 +12,7 @@ import binascii
 import hashlib
 import hmac
 import json
+from abc import ABC, abstractmethod
 from typing import Any
 
 import spake2
@@ -42,7 +43,7 @@ _NONCE = bytes(12)  # each key seals one message
 _ELEMENT_LENGTH = 33  # the library's: its side, and a point of Ed25519
 
 
-class _End:
+class _End(ABC):
     """What both ends do."""
 
     def __init__(self, code: Code, identity: Identity) -> None:
@@ -104,8 +105,9 @@ class _End:
             hashed.update(len(part).to_bytes(2, "big") + part)
         self._transcript = hashed.digest()
 
+    @abstractmethod
     def _fingerprints(self) -> tuple[str, str]:
-        raise NotImplementedError
+        """The accepter's and the dialer's."""
 
     def _prove(self, role: str) -> dict[str, Any]:
         signature = self._identity.sign(self._signed(role))

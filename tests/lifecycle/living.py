@@ -15,15 +15,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from bench.http3_client import Http3Client, check, registration
 from relay.lifecycle.ask import Asking, NoRelay, RelayGone
 from relay.wire.connection_id import Derivation, Towards, derive
-from tests.lab.processes import PROJECT, environment
+from tests.lab.processes import PATIENCE_S, PROJECT, environment
 
-PATIENCE_S = 30.0
 HOST = "127.0.0.1"
 _NUMBER = struct.Struct("=Q")
 _HEADER = 13
@@ -45,12 +43,7 @@ class LivingRelay:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for process in self._processes:
             process.kill()
             process.wait()

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from bench.http3_client import registration
 from relay.wire.connection_id import Derivation, Towards, derive
-from tests.lab.processes import wait_until_gone
-from tests.lifecycle.living import HOST, PATIENCE_S, LivingRelay, Peer
+from tests.lab.processes import PATIENCE_S, wait_until_gone
+from tests.lifecycle.living import HOST, LivingRelay, Peer
 
 SECRET = secrets.token_urlsafe(32)
 ADMIN_TOKEN = secrets.token_urlsafe(32)

@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 
 from bench.http3_client import RequestFailed, registration
-from tests.lab.processes import is_running, wait_until_gone
+from tests.lab.processes import PATIENCE_S, is_running, wait_until_gone
 from tests.lifecycle.living import (
     HOST,
-    PATIENCE_S,
     LivingRelay,
     Peer,
     Traffic,

@@ -14,8 +14,8 @@ import pytest
 
 from bench.http3_client import RequestFailed, registration
 from relay.certificate import ServerCertificate
-from tests.lab.processes import wait_until_gone
-from tests.lifecycle.living import PATIENCE_S, LivingRelay, Peer, two_peers
+from tests.lab.processes import PATIENCE_S, wait_until_gone
+from tests.lifecycle.living import LivingRelay, Peer, two_peers
 
 TEN_MINUTES = "10m"
 

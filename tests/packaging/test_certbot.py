@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from relay.certificate import ServerCertificate
-from tests.lab.processes import PROJECT
-from tests.lifecycle.living import PATIENCE_S, LivingRelay, two_peers
+from tests.lab.processes import PATIENCE_S, PROJECT
+from tests.lifecycle.living import LivingRelay, two_peers
 
 HOOK = PROJECT / "packaging" / "certbot" / "quicpipe-relay"
 

@@ -32,8 +32,7 @@ from relay.settings.help import EXAMPLES
 from relay.tokens import Secrets, Verifier, make_secret
 from tests.admin.fake_relay import FakeRelay
 from tests.admin.test_metrics import scrape
-from tests.lab.processes import PROJECT
-from tests.lifecycle.living import PATIENCE_S
+from tests.lab.processes import PATIENCE_S, PROJECT
 
 PACKAGING = PROJECT / "packaging"
 OPERATING = (PROJECT / "docs" / "operating.md").read_text()

@@ -22,8 +22,7 @@ class Waiting:
         self.answers = asyncio.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            raise NotImplementedError
+        assert scope["type"] == "http"
         await self.answers.wait()
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body"})

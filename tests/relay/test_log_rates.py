@@ -2,7 +2,6 @@
 
 import json
 import logging
-from collections.abc import Iterator
 
 import pytest
 
@@ -52,18 +51,7 @@ def test_remembers_so_many_kinds_and_no_more() -> None:
     assert rates.take(("x", 20, "0"), 0.0) == 0, "the oldest was forgotten"
 
 
-@pytest.fixture
-def _restore() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    for name in (ALWAYS, "quic", "hypercorn", "asyncio"):
-        logging.getLogger(name).setLevel(logging.NOTSET)
-
-
-@pytest.mark.usefixtures("_restore")
+@pytest.mark.usefixtures("own_logging")
 def test_a_flood_of_lines_is_a_few_and_a_number(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure(LogFormat.JSON, "info")
     logger = logging.getLogger("relay.test")

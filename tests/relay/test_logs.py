@@ -4,7 +4,6 @@ import errno
 import io
 import json
 import logging
-from collections.abc import Iterator
 
 import pytest
 
@@ -13,16 +12,7 @@ from relay.logs import ALWAYS, LogFormat
 
 logger = logging.getLogger("relay.test")
 
-
-@pytest.fixture(autouse=True)
-def _restore() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    for name in (ALWAYS, "quic", "hypercorn", "asyncio"):
-        logging.getLogger(name).setLevel(logging.NOTSET)
+pytestmark = pytest.mark.usefixtures("own_logging")
 
 
 def test_text(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.http3_client import Http3Client, check
 from relay.forwarding.sockets import ListenRequest, open_listeners
 from relay.lifecycle.inherited import UnfitSocket, by_address, close_all, take_listen_descriptors
 from relay.wire.address import Address
@@ -172,6 +173,9 @@ def test_a_relay_listens_where_its_manager_wants_it(
             assert process.stdout.readline() == (
                 f"quicpipe-relay listening on {address_of(group[0])}\n"
             )
+            # From the same socket, so to the same worker: what came before was read before.
+            client = Http3Client(stranger, group[0].getsockname())
+            check(client.wait(client.request("GET", "/health")))
             process.terminate()
             _, said = process.communicate(timeout=PATIENCE_S)
         finally:

@@ -128,11 +128,11 @@ def test_a_hand_over_loses_nothing(scene: Scene) -> None:
 
 
 def test_after_a_crash_it_goes_on_until_the_leases_end(scene: Scene) -> None:
-    relay = scene.relay(lease_s=3.0)
+    relay = scene.relay(lease_s=6.0)
     relay.start()
     try:
         scene.learn_hops()
-        traffic = scene.send(seconds=7.0)
+        traffic = scene.send(seconds=10.0)
         time.sleep(1.0)
         relay.end(signal.SIGKILL)
         end = scene.lease_end_s()
@@ -164,11 +164,11 @@ def test_a_relay_that_comes_back_after_a_crash_takes_over(scene: Scene) -> None:
 
 def test_packets_that_only_the_kernel_sees_keep_the_senders_lease(scene: Scene) -> None:
     """But not the receiver's, who is silent: packets towards it are no sign of life."""
-    relay = scene.relay(lease_s=3.0)
+    relay = scene.relay(lease_s=6.0)
     relay.start()
     try:
         scene.learn_hops()
-        result = scene.result(scene.send(seconds=6.0, rate=500))
+        result = scene.result(scene.send(seconds=9.0, rate=500))
     finally:
         relay.stop()
     counters = relay.last_counters()

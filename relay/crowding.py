@@ -64,13 +64,11 @@ HEAVY_PER_S = 50_000.0
 """Datagrams a second from which on forwarding is heavy: less takes a fifth of a core, which the
 system gives a worker in any case, whoever else wants it."""
 
-_JUDGED_OVER_S = 0.1
-_STALE_AFTER_S = 1.0
-"""What was forwarded before the last look, so long ago, says nothing of now."""
+_LOOKED_AT_S = 1.0
 
 
 class Forwarding:
-    """Whether much was forwarded lately. It takes a few looks to tell, if nobody has looked."""
+    """Whether much was forwarded lately."""
 
     def __init__(
         self, total: Callable[[], int], clock: Callable[[], float] = time.monotonic
@@ -82,13 +80,11 @@ class Forwarding:
         self._is_heavy = False
 
     def is_heavy(self) -> bool:
-        """In the last tenth of a second of those in which it was looked at; else False."""
+        """Since it was last looked at, a second ago or longer."""
         now = self._clock()
-        elapsed = now - self._since
-        if elapsed >= _JUDGED_OVER_S:
+        if now - self._since >= _LOOKED_AT_S:
             total = self._total()
-            heavy = (total - self._before) / elapsed >= HEAVY_PER_S
-            self._is_heavy = heavy and elapsed < _STALE_AFTER_S
+            self._is_heavy = (total - self._before) / (now - self._since) >= HEAVY_PER_S
             self._before, self._since = total, now
         return self._is_heavy
 

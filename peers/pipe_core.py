@@ -71,7 +71,8 @@ class PipeCore:
         self._candidate: Peer | None = None  # authenticated by us, perhaps not yet we by it
         self._error: PeersError | None = None
         self._watched: dict[int, Stream] = {}
-        self._has_control = auth.kind is not None  # the original's peers have no control stream
+        # The original's peers have none.
+        self._control_streams = frozenset(quic.control_stream_ids if auth.kind is not None else ())
         self._control_reader = MessageReader()
         self._early: list[bytes] = []  # messages that came before the pipe was open
         self._control_stopped = False  # the other end listens no more
@@ -120,7 +121,7 @@ class PipeCore:
         ours, _ = self._quic.control_stream_ids
         framed = frame(body)
         is_full = self._quic.unacknowledged(ours) + len(framed) > MAX_QUEUED
-        is_possible = self._has_control and self.is_open and not self._control_stopped
+        is_possible = self._control_streams and self.is_open and not self._control_stopped
         if is_full or not is_possible:
             self.control_dropped += 1
             return
@@ -144,7 +145,11 @@ class PipeCore:
     def process(self, now: float) -> None:
         """Handle what QUIC has to report."""
         while (event := self._quic.next_event()) is not None:
-            if self._error is None and not self._handle_control(event, now):
+            if self._error is not None:
+                continue
+            if getattr(event, "stream_id", None) in self._control_streams:
+                self._handle_control(event, now)
+            else:
                 self._handle(event)
         if self._candidate is not None and self.peer is None:
             self._look_whether_open(now)
@@ -213,24 +218,15 @@ class PipeCore:
         interval_s = KEEPALIVE_S + (DIALER_PATIENCE_S if self._quic.is_client else 0.0)
         return max(self._heard_at or 0.0, self._asked_at) + interval_s
 
-    def _handle_control(self, event: events.QuicEvent, now: float) -> bool:
-        """Whether the event is the control streams', and not for the application."""
-        stream_id = getattr(event, "stream_id", None)
-        if stream_id is None or not self._has_control:
-            return False
-        ours, theirs = self._quic.control_stream_ids
-        if stream_id == ours:
-            self._control_stopped = True  # all that can be heard of it is STOP_SENDING
-            return True
-        if stream_id != theirs:
-            return False
+    def _handle_control(self, event: events.QuicEvent, now: float) -> None:
         match event:
             case events.StreamDataReceived():
-                self._quic.consumed(stream_id, len(event.data))
+                self._quic.consumed(event.stream_id, len(event.data))
                 self._take_messages(event.data, now)
             case events.StreamReset():
-                self._quic.end_receiving(stream_id)
-        return True
+                self._quic.end_receiving(event.stream_id)
+            case events.StopSendingReceived():  # of ours: it is all that can be heard of that
+                self._control_stopped = True
 
     def _take_messages(self, data: bytes, now: float) -> None:
         try:

@@ -1,13 +1,15 @@
 """A real UDP socket for one event loop: batched both ways, with large buffers, never blocking.
 
-Receiving drains up to `MAX_BATCH` datagrams per wake-up, so that what stands above it can do its
-work once per batch. Sending hands runs of equally long datagrams to the kernel in one call where
-the kernel can cut them apart again (UDP_SEGMENT, "generic segmentation offload"). When the socket's
-buffer is full, datagrams wait in a bounded queue: the pacing above takes a delay for what it is,
-while loss would cost it half its rate.
+Receiving drains the socket once per wake-up, so that what stands above it can do its work once per
+batch; where the kernel can (UDP_GRO, "generic receive offload"), datagrams that came close together
+come in one call, and are cut apart here. Sending hands runs of equally long datagrams to the kernel
+in one call where the kernel can cut them apart again (UDP_SEGMENT, "generic segmentation offload").
+When the socket's buffer is full, datagrams wait in a bounded queue: the pacing above takes a delay
+for what it is, while loss would cost it half its rate.
 """
 
 import asyncio
+import contextlib
 import errno
 import socket
 import struct
@@ -19,7 +21,8 @@ from enum import StrEnum
 from relay.wire.address import Address, SockAddr
 
 MAX_BATCH = 64
-"""Datagrams read per wake-up: enough to share the cost, few enough to acknowledge in time."""
+"""Datagrams read per wake-up, and what the last call brings: enough to share the cost, few enough
+to acknowledge in time."""
 
 BUFFER_BYTES = 4 * 2**20
 """Socket buffers that we ask for, each way; the system may give less (net.core.rmem_max)."""
@@ -32,6 +35,11 @@ LARGEST_DATAGRAM = 2048
 
 _SOL_UDP = 17  # as linux/udp.h has it; the socket module names neither
 _UDP_SEGMENT = 103
+_UDP_GRO = 104
+_LARGEST_BURST = 65_535
+"""Bytes that one call may bring: several datagrams of one source."""
+_ROOM_FOR_SIZE = socket.CMSG_SPACE(4)
+"""A message beside such a burst says how long its datagrams are, as an int of C."""
 _MAX_SEGMENTS = 64
 """UDP_MAX_SEGMENTS of kernels before 6.9."""
 _MAX_SEGMENTED_BYTES = 65_000
@@ -131,21 +139,29 @@ class UdpSocket:
 
     def _readable(self) -> None:
         batch: list[tuple[bytes, Address]] = []
-        receive_from = self._socket.recvfrom
+        receive = self._socket.recvmsg
         for _ in range(MAX_BATCH):
             try:
-                datagram, sockaddr = receive_from(LARGEST_DATAGRAM + 1)
+                burst, beside, _, sockaddr = receive(_LARGEST_BURST, _ROOM_FOR_SIZE)
             except BlockingIOError:
                 break
             except OSError:
                 continue  # an earlier send's ICMP error, reported here and with that gone
-            if len(datagram) > LARGEST_DATAGRAM:
-                self.dropped[Drop.TOO_LONG] += 1
-                continue
             last = self._last_source
             if last is None or last[0] != sockaddr:
                 self._last_source = last = (sockaddr, canonical(sockaddr))
-            batch.append((datagram, last[1]))
+            size = _size_of_each(beside) or len(burst)
+            if size > LARGEST_DATAGRAM:
+                self.dropped[Drop.TOO_LONG] += -(-len(burst) // size)
+            elif size == len(burst):
+                batch.append((burst, last[1]))
+            else:
+                source = last[1]
+                batch += [
+                    (burst[start : start + size], source) for start in range(0, len(burst), size)
+                ]
+            if len(batch) >= MAX_BATCH:
+                break
         if batch and self._receive is not None:
             self._receive(batch)
 
@@ -207,10 +223,20 @@ def _prepare(sock: socket.socket, family: socket.AddressFamily) -> None:
         # One family per socket: addresses then have one spelling only.
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # kernels before 5.0
+            sock.setsockopt(_SOL_UDP, _UDP_GRO, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE)
         else:
             sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_PROBE)
+
+
+def _size_of_each(beside: Sequence[tuple[int, int, bytes]]) -> int:
+    """How long the datagrams of a burst are, but perhaps the last; 0: it is one datagram."""
+    for level, kind, data in beside:
+        if (level, kind) == (_SOL_UDP, _UDP_GRO):
+            return int.from_bytes(data, sys.byteorder)
+    return 0
 
 
 def _run_length(datagrams: Sequence[bytes], start: int) -> int:

@@ -64,35 +64,45 @@ HEAVY_PER_S = 50_000.0
 """Datagrams a second from which on forwarding is heavy: less takes a fifth of a core, which the
 system gives a worker in any case, whoever else wants it."""
 
-_LOOKED_AT_S = 1.0
+_STALE_AFTER = 10
+"""Times as long as it is judged over: what was forwarded before a look so long ago says nothing."""
 
 
 class Forwarding:
-    """Whether much was forwarded lately."""
+    """Whether much was forwarded lately. If nobody has looked for long, the next looks tell."""
 
     def __init__(
-        self, total: Callable[[], int], clock: Callable[[], float] = time.monotonic
+        self,
+        total: Callable[[], int],
+        over_s: float,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """:param total: how many datagrams were forwarded, ever. `clock` gives seconds."""
-        self._total, self._clock = total, clock
+        """`clock` gives seconds.
+
+        :param total: how many datagrams were forwarded, ever, as far as is known.
+        :param over_s: seconds to judge over; `total` must be brought up to date as often.
+        """
+        self._total, self._over_s, self._clock = total, over_s, clock
         self._before = total()
         self._since = clock()
         self._is_heavy = False
 
     def is_heavy(self) -> bool:
-        """Since it was last looked at, a second ago or longer."""
+        """Since it was last looked at, `over_s` ago or longer."""
         now = self._clock()
-        if now - self._since >= _LOOKED_AT_S:
+        elapsed = now - self._since
+        if elapsed >= self._over_s:
             total = self._total()
-            self._is_heavy = (total - self._before) / (now - self._since) >= HEAVY_PER_S
+            heavy = (total - self._before) / elapsed >= HEAVY_PER_S
+            self._is_heavy = heavy and elapsed < _STALE_AFTER * self._over_s
             self._before, self._since = total, now
         return self._is_heavy
 
 
-def short_while_forwarding(forwarded: Callable[[], int]) -> Callable[[], bool]:
+def short_while_forwarding(forwarded: Callable[[], int], over_s: float) -> Callable[[], bool]:
     """Tells whether the core is short and forwarding is heavy, so that others must wait.
 
-    :param forwarded: as for `Forwarding`.
+    The parameters are those of `Forwarding`.
     """
-    core, forwarding = Core(), Forwarding(forwarded)
+    core, forwarding = Core(), Forwarding(forwarded, over_s)
     return lambda: forwarding.is_heavy() and core.is_short()

@@ -28,7 +28,7 @@ from relay.forwarding.batch_inlet import Inlet
 from relay.forwarding.batch_outlet import Outlet, Pieces, Staged
 from relay.forwarding.batch_table import BatchTable, SourceKey, address_of_key
 from relay.forwarding.channel import MAX_UP_DATAGRAM, Command, Counters, Sent, up_header
-from relay.forwarding.door import Door
+from relay.forwarding.door import HEAVY_OVER_S, Door
 from relay.forwarding.sockets import is_wildcard
 from relay.wire.address import Address
 from relay.wire.connection_id import is_towards_http3
@@ -94,7 +94,7 @@ class BatchLoop:
         self._table = BatchTable(wildcard)
         self._meter = self._table.meter
         self._counts = [0] * len(_OUTCOMES)
-        is_core_short = short_while_forwarding(lambda: self._counts[_FORWARDED])
+        is_core_short = short_while_forwarding(lambda: self._counts[_FORWARDED], HEAVY_OVER_S)
         self.door = Door[SourceKey](is_core_short=is_core_short)
         """What of the datagrams that may be HTTP/3 is passed up."""
         self._only_listener: int | None = None

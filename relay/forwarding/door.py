@@ -23,10 +23,14 @@ class Measure(NamedTuple):
     """Of all who are. Ten thousand that wait for invites send 1,600."""
 
 
-SHORT = Measure(500, 300.0, 2_000.0)
-"""While others want the worker's core: strangers cost the control process a 40th of it."""
+SHORT = Measure(500, 200.0, 2_000.0)
+"""While others want the worker's core: forty newcomers a second, more than may begin a handshake
+then (`relay.http3.pace`); and a flood of strangers costs the control process a 20th of it."""
 ROOMY = Measure(2_000, 10_000.0, 20_000.0)
 """Else: as much as a control process that has a core for itself can take."""
+
+HEAVY_OVER_S = 0.1
+"""Seconds in which a worker finds out whether it forwards much: for so long a flood comes in."""
 
 _STAYS_SHORT_S = 2.0
 """Seconds for which a core is taken for short after it was: else a flood would be let in to see."""

@@ -17,7 +17,7 @@ from relay.crowding import short_while_forwarding
 from relay.forwarding import ancillary
 from relay.forwarding.ancillary import Ancillary
 from relay.forwarding.channel import MAX_UP_DATAGRAM, Command, Counters, Sent, up_header
-from relay.forwarding.door import Door
+from relay.forwarding.door import HEAVY_OVER_S, Door
 from relay.forwarding.raw_table import (
     ALLOWANCE_USED,
     CONTROL_QUEUE_FULL,
@@ -58,7 +58,7 @@ class PlainLoop:
         wildcard = [is_wildcard(Address(host, 0)) for host in self._hosts]
         self._table = RawTable(sockets, wildcard)
         self._counts = [0] * len(OUTCOMES)
-        is_core_short = short_while_forwarding(lambda: self._counts[FORWARDED])
+        is_core_short = short_while_forwarding(lambda: self._counts[FORWARDED], HEAVY_OVER_S)
         self.door = Door[SockAddr](is_core_short=is_core_short)
         """What of the datagrams that may be HTTP/3 is passed up."""
         self._bytes_forwarded = 0

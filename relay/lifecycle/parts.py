@@ -106,7 +106,7 @@ class Parts:
             restored=await self._registrations(),
             listeners=self.addresses,
             is_core_short=short_while_forwarding(
-                lambda: self.pool.counters().of(Outcome.FORWARDED)
+                lambda: self.pool.counters().of(Outcome.FORWARDED), _MAX_REPORT_INTERVAL_S
             ),
         )
         self._counters = CounterLog(self.pool, control, self.listeners, [self])

@@ -36,7 +36,7 @@ def test_a_core_is_looked_at_where_the_system_tells() -> None:
 
 def test_forwarding_is_heavy_from_a_rate_on() -> None:
     total, now = 0, 0.0
-    forwarding = Forwarding(lambda: total, lambda: now)
+    forwarding = Forwarding(lambda: total, 1.0, lambda: now)
     assert not forwarding.is_heavy()
     for rate, expected in ((HEAVY_PER_S - 1, False), (HEAVY_PER_S, True), (0, False)):
         now += 1.0
@@ -47,3 +47,14 @@ def test_forwarding_is_heavy_from_a_rate_on() -> None:
         now += 0.5
         total += int(rate)
         assert forwarding.is_heavy() is expected
+
+
+def test_what_was_forwarded_long_before_does_not_count() -> None:
+    total, now = 0, 0.0
+    forwarding = Forwarding(lambda: total, 0.5, lambda: now)
+    now, total = 5.0, int(10 * HEAVY_PER_S)
+    assert not forwarding.is_heavy()
+    now += 0.25
+    assert not forwarding.is_heavy()
+    now, total = now + 0.25, total + int(HEAVY_PER_S / 2)
+    assert forwarding.is_heavy()

@@ -36,15 +36,9 @@ class Core:
         self._is_short, self._judged = judge(self._is_short, self._judged, (ran, waited))
         return self._is_short
 
-    def close(self) -> None:
-        """No more."""
+    def __del__(self) -> None:
         if self._file is not None and self._file >= 0:
             os.close(self._file)
-        self._file = -1
-        self._is_short = False
-
-    def __del__(self) -> None:
-        self.close()
 
 
 def judge(
@@ -64,8 +58,9 @@ HEAVY_PER_S = 50_000.0
 """Datagrams a second from which on forwarding is heavy: less takes a fifth of a core, which the
 system gives a worker in any case, whoever else wants it."""
 
-_STALE_AFTER = 10
-"""Times as long as it is judged over: what was forwarded before a look so long ago says nothing."""
+_STALE_AFTER_S = 5.0
+"""What was forwarded before a look so long ago says nothing of now. It is longer than a door that
+was shut stays so without a look."""
 
 
 class Forwarding:
@@ -80,7 +75,7 @@ class Forwarding:
         """`clock` gives seconds.
 
         :param total: how many datagrams were forwarded, ever, as far as is known.
-        :param over_s: seconds to judge over; `total` must be brought up to date as often.
+        :param over_s: seconds to judge over; `total` must be brought up to date more often.
         """
         self._total, self._over_s, self._clock = total, over_s, clock
         self._before = total()
@@ -94,7 +89,7 @@ class Forwarding:
         if elapsed >= self._over_s:
             total = self._total()
             heavy = (total - self._before) / elapsed >= HEAVY_PER_S
-            self._is_heavy = heavy and elapsed < _STALE_AFTER * self._over_s
+            self._is_heavy = heavy and elapsed < _STALE_AFTER_S
             self._before, self._since = total, now
         return self._is_heavy
 

@@ -106,7 +106,8 @@ class Parts:
             restored=await self._registrations(),
             listeners=self.addresses,
             is_core_short=short_while_forwarding(
-                lambda: self.pool.counters().of(Outcome.FORWARDED), _MAX_REPORT_INTERVAL_S
+                lambda: self.pool.counters().of(Outcome.FORWARDED),
+                over_s=2.0 * pool_times(self.config).report_interval_s,
             ),
         )
         self._counters = CounterLog(self.pool, control, self.listeners, [self])

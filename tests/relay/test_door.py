@@ -5,7 +5,8 @@ import itertools
 import pytest
 
 from relay.core.outcome import Outcome
-from relay.forwarding.door import ROOMY, SHORT, Door, Measure
+from relay.crowding import HEAVY_PER_S, Forwarding
+from relay.forwarding.door import HEAVY_OVER_S, ROOMY, SHORT, Door, Measure
 
 from .forwarding_rig import Sent, long, rig, short
 from .test_loops_agree import LOOPS, follow
@@ -135,3 +136,18 @@ def test_each_loop_drops_what_is_too_much_and_counts_it(name: str, datagram: byt
         clock.now += 1 / SHORT.strangers
         result = each.exchange([Sent(3, datagram), Sent(4, datagram)])
         assert result.outcomes == {Outcome.HTTP3: 1, Outcome.HTTP3_TOO_OFTEN: 1}
+
+
+def test_a_flood_beside_heavy_forwarding_comes_in_for_a_moment_and_not_again() -> None:
+    """The door looks no more while it is shut: what it finds then must not be out of date."""
+    clock = Clock()
+    forwarding = Forwarding(lambda: int(4 * HEAVY_PER_S * clock.now), HEAVY_OVER_S, clock)
+    door = Door[str](clock, forwarding.is_heavy)  # the core is short all the time
+    passed = []
+    for _ in range(10):
+        passed.append(0)
+        for _ in range(5_000):
+            passed[-1] += door.admits(f"source {next(NUMBERS)}", False)
+            clock.now += 1.0 / 5_000
+    assert passed[0] < 5_000 * (HEAVY_OVER_S + BURST) + 2 * SHORT.strangers
+    assert max(passed[1:]) <= SHORT.strangers + 1

@@ -295,7 +295,7 @@ class Charging:
     def _allotted(self, accounts: Sequence[_Account], total: float, kind: int) -> list[float]:
         caps = [each.rate.packets if kind else each.rate.bytes for each in accounts]
         wanted = [sum(_wanted(each, meter, kind) for meter in self._meters) for each in accounts]
-        # One that has just come, or has just stopped, wants a beginner's part.
+        # One that has just come, or has stopped, wants a beginner's part.
         least = total / (_BEGINNERS + len(accounts)) if accounts else 0.0
         return allot(total, caps, [max(each, least) for each in wanted])
 

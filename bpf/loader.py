@@ -104,24 +104,6 @@ def attach_all(
     return attachments
 
 
-def detach_all(names: Sequence[str]) -> list[str]:
-    """Remove any relay's program from these interfaces; returns those that had one.
-
-    :raises KernelPathUnavailable: without the rights.
-    """
-    detached = []
-    for name in names:
-        try:
-            link = netlink.interface(name)
-            if is_relay_program(link.program_id):
-                netlink.detach(link.index, link.mode)
-                detached.append(name)
-        except OSError as error:
-            if error.errno != errno.ENODEV:
-                raise KernelPathUnavailable(f"{name}: {error.strerror}") from None
-    return detached
-
-
 def enlist(maps: KernelMaps, link: Interface, mode: Mode) -> None:
     """Tell the program about an interface, and let frames leave by it."""
     key = link.index.to_bytes(4, sys.byteorder)

@@ -72,10 +72,6 @@ class KnownPeers:
         """The fingerprint behind a label; None: there is no such pin."""
         return self._pins.get(label.strip().lower())
 
-    def label_of(self, fingerprint: str) -> str | None:
-        """The first label of a fingerprint; None: it has none."""
-        return next((label for label, pinned in self if pinned == fingerprint), None)
-
     def add(self, label: str, fingerprint: str, *, replace: bool = False) -> None:
         """Pin a fingerprint under a label.
 

@@ -241,14 +241,6 @@ class Chosen:
         return replace(loaded, settings=_with_places(loaded.settings, self.environment))
 
 
-def parse_arguments(arguments: Sequence[str], environment: Mapping[str, str]) -> Chosen:
-    """Read the command line, without the program's name.
-
-    :raises SystemExit: after one line that says what is wrong (code 2), or after --help (0).
-    """
-    return choose(config_parser(), arguments, environment)
-
-
 def config_parser(**more: Any) -> Parser:
     """A parser with a flag for every setting; `more` goes to argparse."""
     texts: dict[str, Any] = {

@@ -4,15 +4,14 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from relay.access import load_secrets
 from relay.config import DEFAULT_FILE, Chosen
 from relay.core.admission import MAX_NAME, TokenLimits
-from relay.settings.arguments import Parser
-from relay.settings.kinds import Amount, ByteRate, Integer, Kind, Seconds, Unfit
+from relay.settings.arguments import Parser, reader
+from relay.settings.kinds import Amount, ByteRate, Integer, Seconds
 from relay.settings.load import CONFIG_VARIABLE, SettingsError
 from relay.tokens import Secrets, TokenFileError, make_secret, new_claims
 
@@ -119,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--ttl",
         metavar="TIME",
-        type=_reader(Seconds(1.0, _LONGEST_S)),
+        type=reader(Seconds(1.0, _LONGEST_S)),
         default=_DEFAULT_TTL_S,
         help="how long it admits: 90s, 10m, 1h, 2d (default: 1h)",
     )
@@ -138,21 +137,8 @@ def _parser() -> argparse.ArgumentParser:
         ("--rate", ByteRate(1_000, _MOST), "forwarded in a second: 20mbit, 2.5MB"),
         ("--packet-rate", counts, "packets forwarded in a second"),
     ):
-        parser.add_argument(name, metavar=kind.metavar, type=_reader(kind), help=text)
+        parser.add_argument(name, metavar=kind.metavar, type=reader(kind), help=text)
     return parser
-
-
-_T = TypeVar("_T")
-
-
-def _reader(kind: Kind[_T]) -> Callable[[str], _T]:
-    def read(text: str) -> _T:
-        try:
-            return kind.from_text(text)
-        except Unfit as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return read
 
 
 def _subject(text: str) -> str:

@@ -69,6 +69,11 @@ class Response:
         said = self._problem()
         return hint(said, had_token=self.had_token) if self.status == _UNAUTHORIZED else said
 
+    def retry_after_s(self) -> float | None:
+        """Seconds (RFC 9110 §10.2.3); a date, which our relay never gives, is not read."""
+        text = self.headers.get("retry-after", "")
+        return float(text) if text.isascii() and text.isdigit() and len(text) < 6 else None
+
     def _problem(self) -> str:
         try:
             fields = json.loads(self.body)

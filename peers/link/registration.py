@@ -71,10 +71,6 @@ def _read(response: Response) -> RegisterAnswer:
 
 
 def _retry_after(response: Response) -> float | None:
-    """Seconds, as RFC 9110 §10.2.3 has them; a date, which our relay never gives, is not read."""
     if response.status == _TOO_EARLY:
         return _TOO_EARLY_RETRY_S
-    text = response.headers.get("retry-after", "")
-    if response.status in _PASSING and text.isascii() and text.isdigit() and len(text) < 6:
-        return float(text)
-    return None
+    return response.retry_after_s() if response.status in _PASSING else None

@@ -24,10 +24,6 @@ class Allowance:
         self._at = max(self._at, now)
         return self._left
 
-    def refill(self) -> None:
-        """As at the start."""
-        self._left = self._burst
-
     def when(self, now: float, count: float = 1.0) -> float:
         """The time at which so many can be taken."""
         missing = count - self.left(now)

@@ -71,8 +71,5 @@ def _wait(response: Response) -> float | None:
     """Seconds to wait until the same request may be answered otherwise; None: never."""
     if response.status == _TOO_EARLY:
         return TOO_EARLY_PAUSE_S
-    text = response.headers.get("retry-after", "")
-    # RFC 9110 §10.2.3; a date, which our relay never gives, is not read.
-    if response.status in _PASSING and text.isascii() and text.isdigit() and len(text) < 6:
-        return max(float(text), LEAST_PAUSE_S)
-    return None
+    said = response.retry_after_s() if response.status in _PASSING else None
+    return None if said is None else max(said, LEAST_PAUSE_S)

@@ -1,6 +1,5 @@
 """What a setting may be: each kind reads a text (environment, flags) and a TOML value alike."""
 
-import ipaddress
 import re
 from collections.abc import Callable, Iterable
 from enum import StrEnum
@@ -287,25 +286,6 @@ class Several(Generic[_T]):
         if len(unique) > self._at_most:
             raise Unfit(f"there are {len(unique)}; expected at most {self._at_most}")
         return unique
-
-
-class Networks:
-    """An IP network such as `10.0.0.0/8`, or a single address."""
-
-    metavar = "NETWORK"
-
-    def from_text(self, text: str) -> "ipaddress.IPv4Network | ipaddress.IPv6Network":
-        """See `Kind`."""
-        try:
-            return ipaddress.ip_network(text.strip())
-        except ValueError:
-            raise Unfit(
-                f"{quote(text)} is no network; expected such as 10.0.0.0/8 or fd00::/8"
-            ) from None
-
-    def from_toml(self, value: object) -> "ipaddress.IPv4Network | ipaddress.IPv6Network":
-        """See `Kind`."""
-        return self.from_text(_string(value, "a network"))
 
 
 def quote(text: str) -> str:

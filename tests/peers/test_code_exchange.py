@@ -113,7 +113,6 @@ def test_another_code_is_wrong_and_the_accepter_finds_it_first(dialer: Code) -> 
     assert len(run.seen) == 3, "the accepter has proved nothing to a guesser"
 
 
-A_POINT = DialerEnd(CODE, BOB)
 FOREIGN = {"fingerprint": MALLORY.fingerprint}
 
 

@@ -29,8 +29,6 @@ def test_what_is_pinned_is_known_again(path: Path) -> None:
     assert list(found) == [("desktop.home", TWO), ("laptop", ONE)]
     assert found.get(" LAPTOP ") == ONE
     assert found.get("nobody") is None
-    assert found.label_of(TWO) == "desktop.home"
-    assert found.label_of("sha256:" + "3" * 64) is None
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert path.read_text() == f"desktop.home {TWO}\nlaptop {ONE}\n"
 

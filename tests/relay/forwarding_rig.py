@@ -25,8 +25,6 @@ LoopMaker = Callable[[Sequence[socket.socket], socket.socket, Sequence[int]], Fo
 
 PATIENCE_S = 10.0
 
-V4_PEERS = (0, 1)
-V6_PEER = 2
 REGISTERED = (0, 1, 2)
 STRANGERS = (3, 4)
 FAMILIES = (

@@ -1,7 +1,6 @@
 """The settings model: three sources, one meaning; and every mistake is named."""
 
 import io
-import ipaddress
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr
 from dataclasses import dataclass
@@ -24,7 +23,6 @@ from relay.settings.kinds import (
     Flag,
     Integer,
     Kind,
-    Networks,
     Seconds,
     Several,
     Text,
@@ -261,8 +259,6 @@ def test_a_mistake_in_a_flag_is_named(tmp_path: Path, flags: str, expected: str)
         (ByteRate(1, 10**12), "2MB/s", 2_000_000),
         (members(LogFormat), "json", LogFormat.JSON),
         (words(("a", "b")), "b", "b"),
-        (Networks(), "10.0.0.0/8", ipaddress.ip_network("10.0.0.0/8")),
-        (Networks(), "fd00::1", ipaddress.ip_network("fd00::1/128")),
     ],
 )
 def test_kinds(kind: Kind[Any], text: str, value: object) -> None:
@@ -279,7 +275,6 @@ KINDS: list[Kind[Any]] = [
     FilePath(),
     Text("a word", "[a-z]+"),
     words(("a", "b")),
-    Networks(),
     Several(Integer(1, 9)),
 ]
 

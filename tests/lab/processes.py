@@ -143,7 +143,7 @@ class RelayProcess:
             return []
         return [
             child
-            for child in _children(self._process.pid)
+            for child in children_of(self._process.pid)
             if "relay.forwarding.worker" in _command(child)
         ]
 
@@ -220,7 +220,8 @@ def wait_until_gone(pids: Sequence[int], limit_s: float = PATIENCE_S) -> None:
         time.sleep(0.02)
 
 
-def _children(pid: int) -> list[int]:
+def children_of(pid: int) -> list[int]:
+    """The processes that this one has started, and that have not ended."""
     found = []
     for task in Path(f"/proc/{pid}/task").iterdir():
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):

@@ -108,7 +108,7 @@ def _measure(plan: Plan, quick: bool, notes: list[str]) -> list[Measured]:
 
     capacity = 0.0
     for part in parts(quick):
-        for each in take(part, plan):
+        for each in take(part, replace(plan, repeats=plan.repeats * part.rounds)):
             if _is_yardstick(each) and not capacity:
                 capacity = each.per_second
     if capacity:

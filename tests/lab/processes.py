@@ -32,6 +32,19 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(PROJECT), **more}
 
 
+def relay_command(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    """Run `quicpipe-relay …` to its end; of this process's environment it has the path alone."""
+    return subprocess.run(
+        [PYTHON, "-m", "relay", *arguments],
+        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", **variables},
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+
+
 class RelayProcess:
     """`python -m relay`. A context manager; the relay runs inside it."""
 

@@ -4,10 +4,11 @@ The clients are aioquic's, and let a test do what no honest client does.
 """
 
 import asyncio
+import contextlib
 import functools
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path as FilePath
 from ssl import CERT_NONE
 
@@ -25,6 +26,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from relay.app import create_app
 from relay.certificate import ServerCertificate
+from relay.control import Control
 from relay.core.admission import Grant
 from relay.core.path import Path
 from relay.core.registry import HolderId
@@ -35,6 +37,17 @@ from tests.relay.unruly import UnrulyConnection
 
 PATIENCE_S = 5.0
 """Seconds for any single answer; most tests run on a virtual clock."""
+
+
+@contextlib.asynccontextmanager
+async def serving(control: Control) -> AsyncIterator[None]:
+    """It serves, until the block ends."""
+    await control.start()
+    try:
+        yield
+    finally:
+        await control.stop()
+
 
 Headers = list[tuple[bytes, bytes]]
 

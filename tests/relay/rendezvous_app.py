@@ -18,7 +18,7 @@ from relay.wire.rendezvous import (
     bytes_to_sign,
 )
 from tests.lab.virtual_loop import run_virtual
-from tests.relay.http3_client import Client, Response, World, certificate
+from tests.relay.http3_client import Client, Response, World, certificate, serving
 
 RELAY = certificate().fingerprint
 WHO, OTHER = Identity.generate(), Identity.generate()
@@ -62,11 +62,8 @@ async def scene(
     limits: RendezvousLimits | None, rate_limits: RateLimits | None
 ) -> AsyncIterator[Scene]:
     made = Scene(limits, rate_limits)
-    await made.control.start()
-    try:
+    async with serving(made.control):
         yield made
-    finally:
-        await made.control.stop()
 
 
 def now() -> float:

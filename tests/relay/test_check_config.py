@@ -1,24 +1,13 @@
 """`quicpipe-relay check-config`: what is set, and what is wrong."""
 
-import os
-import subprocess
-import sys
+import functools
 from pathlib import Path
 
 from relay.config import Config
 from relay.settings.declare import sections
-from tests.lab.processes import PROJECT
+from tests.lab.processes import relay_command
 
-
-def check_config(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "relay", "check-config", *arguments],
-        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", **variables},
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        timeout=30.0,
-    )
+check_config = functools.partial(relay_command, "check-config")
 
 
 def test_check_config_says_what_is_set(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from relay.core.table import (
 )
 from relay.wire.registration import RegisterAnswer, RegisterRequest
 from tests.lab.virtual_loop import run_virtual
-from tests.relay.http3_client import Client, World, certificate, path_of
+from tests.relay.http3_client import Client, World, certificate, path_of, serving
 
 LEASE = 180.0
 BODY = b'{"key":"AAECAwQFBgcICQoLDA0ODw==","num":10}'
@@ -72,11 +72,8 @@ class Scene:
 @contextlib.asynccontextmanager
 async def scene(limits: RegistryLimits | None = None) -> AsyncIterator[Scene]:
     made = Scene(limits)
-    await made.control.start()
-    try:
+    async with serving(made.control):
         yield made
-    finally:
-        await made.control.stop()
 
 
 def test_a_registration_reaches_every_forwarder_before_its_answer() -> None:

@@ -22,7 +22,7 @@ from relay.requests import TOO_OFTEN_BY_SOURCE, TOO_OFTEN_BY_TOKEN, TOO_OFTEN_IN
 from relay.wire.address import Address
 from relay.wire.slots import OPEN_PATH, OpenRequest
 from tests.lab.virtual_loop import run_virtual
-from tests.relay.http3_client import Client, Response, World, certificate
+from tests.relay.http3_client import Client, Response, World, certificate, serving
 
 RELAY = "198.51.100.1"
 PUBLIC = "8.8.4.4"
@@ -59,11 +59,8 @@ async def scene(
     access: Access | None = None, limits: RegistryLimits | None = None
 ) -> AsyncIterator[Scene]:
     made = Scene(access or Access(), limits or RegistryLimits())
-    await made.control.start()
-    try:
+    async with serving(made.control):
         yield made
-    finally:
-        await made.control.stop()
 
 
 async def register(client: Client, number: int = 1, num: int = 1) -> Response:

@@ -1,13 +1,12 @@
 """Tokens as bytes: what is taken and what is not, the files they come from, and the command."""
 
 import base64
+import functools
 import hashlib
 import hmac
 import json
-import os
 import stat
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -32,8 +31,8 @@ from relay.tokens import (
     new_claims,
     read_revoked,
 )
+from tests.lab.processes import relay_command
 
-PROJECT = Path(__file__).parents[2]
 SECRET = "0123456789abcdef0123456789abcdef"
 NOW = 1_800_000_000.0
 SECRETS = Secrets.parse(SECRET, "here")
@@ -174,15 +173,7 @@ def test_revoked_ids(tmp_path: Path) -> None:
         read_revoked(path)
 
 
-def command(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "relay", "token", *arguments],
-        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", **variables},
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        timeout=30.0,
-    )
+command = functools.partial(relay_command, "token")
 
 
 def checked(done: "subprocess.CompletedProcess[str]", secrets: Secrets) -> Grant:

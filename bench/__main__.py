@@ -59,7 +59,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         description="Measure the forwarding loops beside their rivals, on loopback.",
         epilog="example: python -m bench --quick --check docs/benchmarks.json",
     )
-    parser.add_argument("--quick", action="store_true", help="about one minute instead of five")
+    parser.add_argument("--quick", action="store_true", help="about one minute instead of six")
     parser.add_argument(
         "--output", type=FilePath, default=RESULTS, help="folder for the results (%(default)s)"
     )

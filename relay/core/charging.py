@@ -175,8 +175,9 @@ class Charging:
                 account.recent.clear()
                 del self._active[number]
         active = list(self._active.values())
+        kept = math.exp(-elapsed / _FADES_S)
         for account in active:
-            self._remember(account, elapsed)
+            self._remember(account, elapsed, kept)
         if self._limits.has_total:
             self._share_total([each for each in active if each.takes_part])
         told: dict[MeterId, list[Charge]] = {}
@@ -276,9 +277,11 @@ class Charging:
         parts = max(1, len(self._meters))
         return Charge(account.number, size / parts, packets / parts)
 
-    def _remember(self, account: _Account, elapsed: float) -> None:
-        """What was used since the last `share` becomes part of what was used lately."""
-        kept = math.exp(-elapsed / _FADES_S)
+    def _remember(self, account: _Account, elapsed: float, kept: float) -> None:
+        """What was used since the last `share` becomes part of what was used lately.
+
+        :param kept: the share of what was used before that still counts.
+        """
         for meter in self._meters:
             used = account.used.get(meter, _NONE)
             before = account.recent.get(meter, _NONE)

@@ -57,4 +57,5 @@ class ApplicationRun:
 
 
 def _not_for_asgi(*_: object) -> None:
+    # For good: what would call it is hypercorn's wrapper of WSGI applications, and ours is ASGI.
     raise NotImplementedError("only WSGI applications need threads")
